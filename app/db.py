@@ -1,0 +1,157 @@
+"""The database: one engine a process, read and write transactions, and the database's own clock.
+
+SQLite and Postgres run the same code. On SQLite a write transaction begins with BEGIN IMMEDIATE, so that it waits for its turn
+at the start and never fails half way with a deadlock; on Postgres rows are locked where they are chosen (``FOR UPDATE``), which
+SQLAlchemy leaves out for SQLite.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.expression import FunctionElement
+from sqlalchemy.types import Float
+from sqlmodel import Session
+
+from app.errors import StoreUnavailable
+from app.settings import get_settings
+
+BUSY_TIMEOUT_S = 30.0
+"""How long a SQLite writer waits for its turn."""
+
+
+class now(FunctionElement[float]):
+    """The database's clock, in UTC epoch seconds."""
+
+    type = Float()
+    inherit_cache = True
+    name = "now_epoch"
+
+
+@compiles(now, "sqlite")
+def _now_sqlite(element: now, compiler: Any, **kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_postgres(element: now, compiler: Any, **kw: Any) -> str:
+    # clock_timestamp moves inside a transaction; now() would stand still while one waits for a lock.
+    return "extract(epoch from clock_timestamp())::float8"
+
+
+def make_engine(url: str) -> Engine:
+    """An engine for a database URL, set up for many short transactions."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).expanduser().parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.get_backend_name() == "postgresql":
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        return create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=20)
+    raise StoreUnavailable(
+        f"no store in a {parsed.get_backend_name()!r} database; SYNTHQ_DATABASE_URL takes sqlite:/// or postgresql+psycopg://"
+    )
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions by itself: _begin_sqlite does
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("synthq_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+_lock = threading.Lock()
+_engines: dict[tuple[int, str], Engine] = {}
+
+
+def engine() -> Engine:
+    """This process's engine. A forked child gets one of its own: connections must not cross a fork."""
+    key = (os.getpid(), get_settings().database)
+    found = _engines.get(key)
+    if found is None:
+        with _lock:
+            found = _engines.setdefault(key, make_engine(key[1])) if key not in _engines else _engines[key]
+    return found
+
+
+def dispose() -> None:
+    """Close this process's connections and forget what was inherited from a parent."""
+    mine = [key for key in _engines if key[0] == os.getpid()]
+    for key in mine:
+        _engines.pop(key).dispose()
+
+
+def forget_inherited() -> None:
+    """After a fork: drop the parent's engines without touching their sockets."""
+    global _lock
+    _lock = threading.Lock()
+    for key in [key for key in _engines if key[0] != os.getpid()]:
+        _engines.pop(key).dispose(close=False)
+
+
+os.register_at_fork(after_in_child=forget_inherited)
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """A session that only reads."""
+    with Session(engine()) as session:
+        yield session
+
+
+@contextmanager
+def writing() -> Iterator[Session]:
+    """One write transaction: committed when the block ends, rolled back when it raises."""
+    with (
+        engine().connect().execution_options(synthq_write=True) as connection,
+        connection.begin(),
+        Session(connection, expire_on_commit=False) as session,
+    ):
+        yield session
+        session.flush()
+
+
+def clock(session: Session) -> float:
+    """The database's time, UTC epoch seconds."""
+    return float(session.connection().execute(now().select()).scalar_one())
+
+
+def wait_until_ready(timeout_s: float = 30.0) -> None:
+    """Block until the database answers. Raises StoreUnavailable with the driver's own words."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with engine().connect() as connection:
+                connection.exec_driver_sql("SELECT 1")
+            return
+        except OperationalError as error:
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(f"the database {safe_url()} does not answer: {error.orig}") from error
+            time.sleep(0.2)
+
+
+def safe_url() -> str:
+    """The database URL without its password."""
+    return make_url(get_settings().database).render_as_string(hide_password=True)

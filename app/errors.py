@@ -1,0 +1,270 @@
+"""Every deliberate error of synthq: its sentence, its HTTP status, its exit code.
+
+    SynthqError
+    ├── InvalidInput (422, exit 2)      the user gave something that cannot be right
+    │   ├── SpecProblems                every problem of one spec, found at once
+    │   ├── UnknownEnvironment, UnknownPolicy, UnknownKind
+    │   └── BadFlag, BadUpload, NotHere
+    ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, AmbiguousName
+    ├── NotAllowed (401/403, exit 4)
+    ├── Conflict (409, exit 5)          IllegalMove, AlreadyEnded, KeyReused
+    ├── Unavailable (503, exit 6)       BrokerUnavailable, StoreUnavailable, ServerUnreachable
+    ├── WaitTimeout (exit 7)
+    ├── LostStep                        a worker's hold on a step was taken back; it must write nothing more
+    ├── StepCancelled, StepFailed       how a step that runs can end other than by success
+    └── EpisodeOver, MissingFrame       a fault inside one episode
+
+A sentence says what was wrong, with the value, and what would be right: lower case, no blame. To add an error, subclass the
+nearest parent, build the sentence in ``__init__``, and raise it; nothing else needs to know it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like ``name``, or None when nothing is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """'; did you mean 'x'?' or an empty string: the tail of a sentence about an unknown name."""
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+class SynthqError(Exception):
+    """A deliberate error. Its text is the whole message for the user."""
+
+    status = 500
+    exit_code = 1
+    retryable = False
+
+    @property
+    def code(self) -> str:
+        """A stable name for programs: the class name in snake case."""
+        name = type(self).__name__
+        return "".join("_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+
+class InvalidInput(SynthqError):
+    """Something the user gave cannot be right."""
+
+    status = 422
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong in a spec, and where."""
+
+    key: str
+    """Dotted path of the key, such as ``eval.seeds``."""
+    message: str
+    """What is wrong, with the value, and what would be right."""
+    file: str | None = None
+    line: int | None = None
+    """1-based line in ``file``; None when the key came from a flag or is absent."""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}: " if self.file and self.line else f"{self.file}: " if self.file else ""
+        return f"{where}{self.key}: {self.message}" if self.key else f"{where}{self.message}"
+
+
+class SpecProblems(InvalidInput):
+    """Every problem of one spec, found at once."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        heading = "1 problem in the spec" if count == 1 else f"{count} problems in the spec"
+        super().__init__("\n  ".join([f"{heading}:", *map(str, self.problems)]))
+
+
+class UnknownName(InvalidInput):
+    """A name that is looked up in a registry is not there."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        listed = ", ".join(names) or "none"
+        super().__init__(f"no {what} named {name!r}{did_you_mean(name, names)} (known: {listed})")
+
+
+class UnknownEnvironment(UnknownName):
+    """A spec names an environment that is not registered."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__("environment", name, known)
+
+
+class UnknownPolicy(UnknownName):
+    """A spec names a policy that is not registered."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__("policy", name, known)
+
+
+class UnknownKind(UnknownName):
+    """A job kind that synthq does not have, or does not have yet."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__("job kind", name, known)
+
+
+class BadFlag(InvalidInput):
+    """A command-line flag or a request field has a value that cannot be right."""
+
+
+class NotHere(InvalidInput):
+    """Something that this release does not do yet; the sentence says what does the nearest thing."""
+
+    status = 501
+
+
+class NotFound(SynthqError):
+    """What was asked for by name is not in the store."""
+
+    status = 404
+    exit_code = 3
+
+
+class JobNotFound(NotFound):
+    """No job has this id, prefix or name."""
+
+    def __init__(self, ref: str) -> None:
+        super().__init__(f"no job matches {ref!r}; `synthq list` shows the jobs there are")
+
+
+class AmbiguousName(NotFound):
+    """A prefix or a name fits several jobs."""
+
+    status = 409
+
+    def __init__(self, ref: str, ids: Iterable[str]) -> None:
+        super().__init__(f"{ref!r} fits several jobs ({', '.join(ids)}); give more of the id")
+
+
+class TraceNotFound(NotFound):
+    """No episode has this id."""
+
+    def __init__(self, ref: str) -> None:
+        super().__init__(f"no trace matches {ref!r}; `synthq traces list` shows the traces there are")
+
+
+class FrameNotFound(NotFound):
+    """No frame has this sha256."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"no frame with sha256 {sha256!r} in the store")
+
+
+class ArtifactNotFound(NotFound):
+    """No artifact has this id, or its bytes are gone."""
+
+    def __init__(self, ref: str) -> None:
+        super().__init__(f"no artifact matches {ref!r}")
+
+
+class NotAllowed(SynthqError):
+    """No API key, or one that does not fit. The sentence never shows any part of a key."""
+
+    status = 401
+    exit_code = 4
+
+
+class Conflict(SynthqError):
+    """The request does not fit the present state."""
+
+    status = 409
+    exit_code = 5
+
+
+class IllegalMove(Conflict):
+    """A job or step cannot go from its present state to the one asked for."""
+
+    def __init__(self, what: str, id: str, state: str, to: str) -> None:
+        super().__init__(f"{what} {id} is {state}, and {state} does not lead to {to}")
+
+
+class AlreadyEnded(Conflict):
+    """A job has reached its end; what was asked needs one that has not."""
+
+    def __init__(self, id: str, state: str, asked: str) -> None:
+        super().__init__(f"job {id} has already {state}; {asked}")
+
+
+class KeyReused(Conflict):
+    """An Idempotency-Key came again with another request."""
+
+    status = 422
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"idempotency key {key!r} was used before with another request; take a new key")
+
+
+class Unavailable(SynthqError):
+    """Something outside this process does not answer; trying again later may help."""
+
+    status = 503
+    exit_code = 6
+    retryable = True
+
+
+class BrokerUnavailable(Unavailable):
+    """Redis or Valkey cannot be found, started or reached."""
+
+
+class StoreUnavailable(Unavailable):
+    """The trace store's database cannot be opened."""
+
+
+class ServerUnreachable(Unavailable):
+    """The CLI cannot reach the API."""
+
+
+class WaitTimeout(SynthqError):
+    """A wait ended before the job did."""
+
+    exit_code = 7
+
+
+class LostStep(SynthqError):
+    """A worker's hold on a step was taken back: its fence is old, so it must write nothing more."""
+
+    def __init__(self, step_id: str, fence: int) -> None:
+        super().__init__(f"step {step_id} is no longer held under fence {fence}; another worker may have it")
+
+
+class StepCancelled(SynthqError):
+    """The job of the step that runs was cancelled."""
+
+
+class StepFailed(SynthqError):
+    """A step cannot succeed. Another try would end the same way."""
+
+
+class EpisodeOver(SynthqError):
+    """An action came after the episode's end."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(f"the episode is over ({how}); reset before the next action")
+
+
+class UnknownAction(InvalidInput):
+    """An environment was given an action that it does not have."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        names = list(known)
+        super().__init__(f"no action named {name!r}{did_you_mean(name, names)} (known: {', '.join(names)})")
+
+
+class BadSnapshot(InvalidInput):
+    """Bytes that are no snapshot of this environment or this version of it."""
+
+
+class MissingFrame(SynthqError):
+    """A prompt needs a picture and there is none. Text is never sent in its place."""

@@ -1,0 +1,371 @@
+"""The tables of the store, and the words that a job and a step can be in. No queries here, no changes of state.
+
+Times are UTC epoch seconds as floats, and where they are compared they come from the database's own clock (``app.db.now``): workers
+on many hosts then agree on when a lease has run out. JSON columns hold plain lists and dicts.
+"""
+
+from __future__ import annotations
+
+import secrets
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+"""Crockford's base 32: no letter that looks like another."""
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+BigId = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite numbers rows by itself only in a column of type INTEGER."""
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id such as ``job_7x3k9q2m4p1z``: 60 random bits after the prefix."""
+    return f"{prefix}_{''.join(secrets.choice(ALPHABET) for _ in range(12))}"
+
+
+class JobState(StrEnum):
+    """Where a job is in its life. app/lifecycle.py is the only code that changes it."""
+
+    QUEUED = "queued"
+    """Stored; no step of it has been claimed yet, or it waits for another job."""
+    RUNNING = "running"
+    """At least one step was claimed and the job has not ended."""
+    SUCCEEDED = "succeeded"
+    """Everything that was asked for was done."""
+    FAILED = "failed"
+    """Something could not be done; ``reason`` says what. What was done is kept."""
+    CANCELLED = "cancelled"
+    """A user stopped it."""
+
+
+class StepState(StrEnum):
+    """Where a step is in its life."""
+
+    QUEUED = "queued"
+    """Waits to be claimed, from ``available_at`` on."""
+    RUNNING = "running"
+    """A worker holds it until ``lease_until``."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
+"""The terminal states, of jobs and of steps."""
+
+
+class Queue(StrEnum):
+    """The queues, one for each kind of work. A worker's role decides which it serves."""
+
+    ROLLOUT = "rollout"
+    DATA = "data"
+    INFERENCE = "inference"
+    TRAINER = "trainer"
+
+
+class Job(SQLModel, table=True):
+    """What a user submits."""
+
+    __tablename__ = "job"
+    __table_args__ = (Index("ix_job_created", "created_at", "id"), Index("ix_job_state", "state", "priority"))
+
+    id: str = Field(primary_key=True)
+    kind: str
+    name: str | None = Field(default=None, index=True)
+    state: str = Field(default=JobState.QUEUED)
+    reason: str | None = Field(default=None, sa_column=Column(Text))
+    """Why it failed or was cancelled; None otherwise."""
+    attempt: int = 1
+    """Counts up with every ``retry``."""
+    priority: int = 0
+    """Higher goes first."""
+    max_parallel: int | None = None
+    """Most steps of the job that run at once; None means no limit of its own."""
+    labels: dict[str, str] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    spec: dict[str, Any] = Field(sa_column=Column(Json, nullable=False))
+    """The resolved spec: every default written out."""
+    spec_sha256: str
+    source: str | None = None
+    """Name of the file the spec came from, for people."""
+    after: list[dict[str, str]] = Field(default_factory=list, sa_column=Column(Json, nullable=False))
+    """Jobs that must end first: ``{"job": id, "on": "ok" | "any"}``."""
+    summary: dict[str, Any] | None = Field(default=None, sa_column=Column(Json))
+    """What came out, such as the scores of an eval."""
+    event_seq: int = 0
+    """Number of the newest event."""
+    submitted_by: str | None = None
+    """Name of the API key; None on a server without keys."""
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    cancel_requested_at: float | None = None
+    claimed_at: float = 0.0
+    """When a step of it was last claimed: turns between jobs go round by this."""
+
+
+class Step(SQLModel, table=True):
+    """A piece of a job that one worker runs in minutes at the most."""
+
+    __tablename__ = "step"
+    __table_args__ = (
+        UniqueConstraint("job_id", "key"),
+        Index("ix_step_claim", "job_id", "state", "queue", "available_at", "position"),
+        Index("ix_step_queue", "state", "queue", "available_at"),
+        Index("ix_step_lease", "state", "lease_until"),
+    )
+
+    id: str = Field(primary_key=True)
+    job_id: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), nullable=False))
+    key: str
+    """Names the step inside its job, such as ``1/play/0007``; the same work always has the same key."""
+    job_attempt: int = 1
+    kind: str
+    queue: str
+    position: int
+    """Order inside the job: lower is claimed first."""
+    payload: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    state: str = Field(default=StepState.QUEUED)
+    reason: str | None = Field(default=None, sa_column=Column(Text))
+    """Why the last attempt did not succeed."""
+    attempt: int = 0
+    """Attempts begun. Handing a step back on purpose (a drain, a full budget) does not count as one."""
+    max_attempts: int = 3
+    fence: int = 0
+    """Counts up with each claim; every write of the step carries the fence it was claimed under."""
+    owner: str | None = None
+    """Worker that holds it, or held it last."""
+    hint: str | None = None
+    """Celery id of the message under which it was claimed."""
+    lease_until: float | None = None
+    progress_at: float | None = None
+    done: int = 0
+    """Units done, of ``total``: episodes for a play step."""
+    total: int = 0
+    result: dict[str, Any] | None = Field(default=None, sa_column=Column(Json))
+    created_at: float
+    available_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+
+
+class JobEvent(SQLModel, table=True):
+    """Something that happened to a job. ``seq`` has no gaps, so a reader knows that it missed nothing."""
+
+    __tablename__ = "job_event"
+
+    job_id: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True))
+    seq: int = Field(primary_key=True)
+    at: float
+    level: str = "info"
+    """``info``, ``warning`` or ``error``."""
+    type: str
+    """Dotted name, such as ``step.requeued``."""
+    message: str = Field(sa_column=Column(Text, nullable=False))
+    step_id: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+
+
+class Outbox(SQLModel, table=True):
+    """A promise, made in the transaction that made steps claimable, that their queue will be told."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (Index("ix_outbox_unsent", "sent_at", "id"),)
+
+    id: int | None = Field(default=None, sa_column=Column(BigId, primary_key=True, autoincrement=True))
+    queue: str
+    job_id: str
+    created_at: float
+    sent_at: float | None = None
+
+
+class Episode(SQLModel, table=True):
+    """One play-through of one seed. A trace is this row with its turns and frames."""
+
+    __tablename__ = "episode"
+    __table_args__ = (
+        UniqueConstraint("job_id", "iteration", "seed", "member"),
+        Index("ix_episode_created", "created_at", "id"),
+        Index("ix_episode_seed", "seed"),
+    )
+
+    id: str = Field(primary_key=True)
+    job_id: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), nullable=False))
+    step_id: str
+    iteration: int = 0
+    seed: int
+    member: int = 0
+    """Which of the episodes of this seed: policies x repeats in an eval, the group's members in rl."""
+    env: str
+    env_version: str
+    policy: str
+    policy_version: str = ""
+    model: str | None = None
+    state: str
+    """``running`` (a snapshot waits to go on), ``done`` or ``failed``."""
+    error: str | None = Field(default=None, sa_column=Column(Text))
+    ended: str | None = None
+    """How the world ended it: ``died``, ``length``, or ``turns`` when the spec's limit of turns did."""
+    turns: int = 0
+    length: int = 0
+    """Game steps."""
+    returns: dict[str, float] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    """Sum of each reward over the episode."""
+    achievements: dict[str, int] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    """Achievement -> number of the game step that unlocked it."""
+    unlocked: int = 0
+    """How many achievements."""
+    outcomes: dict[str, int] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    """Turns by outcome."""
+    terminated: bool = False
+    truncated: bool = False
+    last_frame: str | None = None
+    """Frame after the last action; no turn has it."""
+    sha256: str | None = None
+    """Hash over every turn's frame, reply, actions and rewards: equal play, equal hash."""
+    timings: dict[str, float] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    """Milliseconds by part, summed over the turns."""
+    snapshot: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
+    """Where a running episode goes on."""
+    created_at: float
+    finished_at: float | None = None
+
+
+class TurnRow(SQLModel, table=True):
+    """One prompt and one reply, and what came of it."""
+
+    __tablename__ = "turn"
+
+    episode_id: str = Field(sa_column=Column(String, ForeignKey("episode.id", ondelete="CASCADE"), primary_key=True))
+    index: int = Field(primary_key=True)
+    frame: str | None = Field(default=None, index=True)
+    system: str | None = None
+    """sha256 of the system text, in the table ``text``."""
+    messages: list[Any] = Field(default_factory=list, sa_column=Column(Json, nullable=False))
+    """The other messages of the prompt, images by sha256."""
+    reply: dict[str, Any] = Field(sa_column=Column(Json, nullable=False))
+    """Text, tool calls, finish and notes, exactly as the policy gave them."""
+    outcome: str
+    detail: str = ""
+    actions: list[str] = Field(sa_column=Column(Json, nullable=False))
+    dropped: list[str] = Field(default_factory=list, sa_column=Column(Json, nullable=False))
+    reward: float
+    rewards: dict[str, float] = Field(sa_column=Column(Json, nullable=False))
+    unlocked: list[str] = Field(sa_column=Column(Json, nullable=False))
+    terminated: bool = False
+    truncated: bool = False
+    policy_version: str = ""
+    state_sha256: str | None = None
+    timings: dict[str, float] = Field(sa_column=Column(Json, nullable=False))
+    prompt_ids: list[int] | None = Field(default=None, sa_column=Column(Json))
+    output_ids: list[int] | None = Field(default=None, sa_column=Column(Json))
+    logprobs: list[float] | None = Field(default=None, sa_column=Column(Json))
+
+
+class FrameRow(SQLModel, table=True):
+    """A picture, stored once under the sha256 of its PNG bytes."""
+
+    __tablename__ = "frame"
+
+    sha256: str = Field(primary_key=True)
+    png: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    width: int
+    height: int
+
+
+class TextRow(SQLModel, table=True):
+    """A long text that many turns share, such as a system prompt, stored once under its sha256."""
+
+    __tablename__ = "text"
+
+    sha256: str = Field(primary_key=True)
+    text: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class Artifact(SQLModel, table=True):
+    """A file that a job made."""
+
+    __tablename__ = "artifact"
+
+    id: str = Field(primary_key=True)
+    job_id: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), nullable=False, index=True))
+    step_id: str
+    kind: str
+    """``dataset`` or ``report``; later kinds come with their jobs."""
+    name: str
+    """File name for people."""
+    path: str
+    """Where the bytes are, below the artifact root."""
+    sha256: str
+    bytes: int = Field(sa_column=Column(BigInteger, nullable=False))
+    parents: list[str] = Field(default_factory=list, sa_column=Column(Json, nullable=False))
+    """Jobs whose traces or artifacts it was made from."""
+    data: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    created_at: float
+
+
+class Worker(SQLModel, table=True):
+    """A worker process that says it is alive."""
+
+    __tablename__ = "worker"
+
+    id: str = Field(primary_key=True)
+    role: str
+    queues: list[str] = Field(sa_column=Column(Json, nullable=False))
+    host: str
+    pid: int
+    slots: int
+    """Steps it can run at once."""
+    version: str
+    started_at: float
+    heartbeat_at: float
+    stopped_at: float | None = None
+
+
+class Leader(SQLModel, table=True):
+    """Who leads, of the processes that may do a thing only one at a time."""
+
+    __tablename__ = "leader"
+
+    name: str = Field(primary_key=True)
+    owner: str
+    until: float
+
+
+class Idempotency(SQLModel, table=True):
+    """The answer to a request that carried an Idempotency-Key, to be given again to its repeat."""
+
+    __tablename__ = "idempotency"
+
+    scope: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    request_sha256: str
+    job_id: str
+    created_at: float = Field(sa_column=Column(Float, nullable=False, index=True))
+
+
+class ApiKey(SQLModel, table=True):
+    """A key that may call the API. Only its hash is kept."""
+
+    __tablename__ = "api_key"
+
+    id: str = Field(primary_key=True)
+    name: str
+    sha256: str = Field(index=True)
+    created_at: float
+    revoked_at: float | None = None

@@ -1,0 +1,1 @@
+"""The command line. It speaks HTTP to the API and imports specs and errors only."""
