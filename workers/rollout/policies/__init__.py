@@ -1,0 +1,63 @@
+"""The policies there are, found by name: those of this package and those that other packages register.
+
+Another package adds one with an entry point in the group ``synthq.policies`` whose value is a class (or a function)
+that takes the keys of ``policy_config`` as keyword arguments and gives a ``Policy``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from app.errors import UnknownName, UnknownPolicy
+from workers.rollout.policies.base import Policy, Request
+
+__all__ = ["GROUP", "POLICIES", "Policy", "Request", "known", "make"]
+
+POLICIES = {
+    "random": "workers.rollout.policies.random:Random",
+    "scripted": "workers.rollout.policies.scripted:Scripted",
+}
+"""Names are strings, so that a policy's libraries are imported only when it is asked for."""
+GROUP = "synthq.policies"
+
+
+@lru_cache(maxsize=1)
+def _registered() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def known() -> tuple[str, ...]:
+    """Every name that ``make`` takes."""
+    return tuple(sorted({*POLICIES, *_registered()}))
+
+
+def make(name: str, config: Mapping[str, Any] | None = None) -> Policy:
+    """A new policy, for one episode at a time.
+
+    Raises UnknownPolicy, UnknownName for a key of ``config`` that the policy does not take, and what the policy itself
+    raises for a value that cannot be right.
+    """
+    build = _builder(name)
+    given = dict(config or {})
+    taken = inspect.signature(build).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        for key in given:
+            if key not in taken:
+                raise UnknownName(f"key of the policy {name!r}", key, taken)
+    return build(**given)
+
+
+def _builder(name: str) -> Callable[..., Policy]:
+    if name in POLICIES:
+        module, _, attribute = POLICIES[name].partition(":")
+        found: Callable[..., Policy] = getattr(import_module(module), attribute)
+        return found
+    if name in _registered():
+        loaded: Callable[..., Policy] = _registered()[name].load()
+        return loaded
+    raise UnknownPolicy(name, known())
