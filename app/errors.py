@@ -169,6 +169,13 @@ class ArtifactNotFound(NotFound):
         super().__init__(f"no artifact matches {ref!r}")
 
 
+class ArtifactDamaged(SynthqError):
+    """An artifact's bytes are not those that were stored."""
+
+    def __init__(self, id: str, *, wanted: str, found: str) -> None:
+        super().__init__(f"artifact {id} is damaged: its bytes have sha256 {found}, and {wanted} was stored")
+
+
 class NotAllowed(SynthqError):
     """No API key, or one that does not fit. The sentence never shows any part of a key."""
 

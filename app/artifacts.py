@@ -1,0 +1,161 @@
+"""Where the files that jobs make live: a folder, or any store that fsspec can reach (``SYNTHQ_ARTIFACTS_URL``).
+
+A file is under its final name only when all of its bytes are there, and its name begins with the hash of its content: a step
+that runs twice stores the same bytes under the same name. The row names a path below the root, so the root may move.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+from uuid import uuid4
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+from app.errors import ArtifactDamaged, ArtifactNotFound
+from app.models import Artifact, new_id
+from app.settings import get_settings
+
+CHUNK_BYTES: Final = 1 << 20
+NAME_CHARS: Final = 100
+"""Longest file name that is kept; file systems take 255 bytes, and the hash goes before it."""
+WHOLE_PUTS: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"})
+"""Object stores: a key shows its new content only when the upload is complete, and there is no rename."""
+
+
+def store_file(
+    path: Path,
+    *,
+    job_id: str,
+    step_id: str,
+    kind: str,
+    name: str,
+    parents: Sequence[str] = (),
+    data: dict[str, Any] | None = None,
+) -> Artifact:
+    """Copy a finished local file to the artifact root. Gives a row that is not in any session yet.
+
+    Until that row is committed nobody reads the file; a file whose row never comes goes with ``delete_job``.
+    """
+    sha256, size = digest(path)
+    name = clean_name(name)
+    relative = f"{clean_name(job_id)}/{sha256[:16]}-{name}"
+    _put(path, relative)
+    return Artifact(
+        id=new_id("art"),
+        job_id=job_id,
+        step_id=step_id,
+        kind=kind,
+        name=name,
+        path=relative,
+        sha256=sha256,
+        bytes=size,
+        parents=list(parents),
+        data=dict(data or {}),
+        created_at=time.time(),
+    )
+
+
+def open_artifact(artifact: Artifact, *, verify: bool = False) -> BinaryIO:
+    """The artifact's bytes, open for reading; the caller closes it.
+
+    ``verify`` reads everything once before, and raises ArtifactDamaged unless size and sha256 are those of the row. Raises
+    ArtifactNotFound when the bytes are gone.
+    """
+    fs, root = _root()
+    full = f"{root}/{_below(artifact)}"
+    try:
+        if verify:
+            with fs.open(full, "rb") as stream:
+                _check(stream, artifact)
+        return cast(BinaryIO, fs.open(full, "rb"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ArtifactNotFound(artifact.id) from error
+
+
+def read_artifact(artifact: Artifact) -> bytes:
+    """All of the artifact's bytes, checked against its sha256. For small ones, such as a report."""
+    with open_artifact(artifact, verify=True) as stream:
+        return stream.read()
+
+
+def delete_job(job_id: str) -> None:
+    """Delete every file that a job stored, with or without a row. Nothing there is no error."""
+    fs, root = _root()
+    folder = f"{root}/{clean_name(job_id)}"
+    if fs.exists(folder):
+        fs.rm(folder, recursive=True)
+
+
+def digest(path: Path) -> tuple[str, int]:
+    """sha256 (hex) and size in bytes of a local file."""
+    with path.open("rb") as stream:
+        return _digest(stream)
+
+
+def clean_name(name: str) -> str:
+    """A name that is safe as one file name everywhere: ASCII letters, digits, ``._-``, not hidden, not long."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")
+    stem, dot, suffix = safe.rpartition(".")
+    if dot and len(safe) > NAME_CHARS and len(suffix) <= 16:
+        safe = f"{stem[: NAME_CHARS - len(suffix) - 1]}.{suffix}"
+    return safe[:NAME_CHARS] or "file"
+
+
+def _root() -> tuple[AbstractFileSystem, str]:
+    fs, root = fsspec.core.url_to_fs(get_settings().artifacts)
+    return fs, root.rstrip("/")
+
+
+def _below(artifact: Artifact) -> str:
+    parts = artifact.path.split("/")
+    if len(parts) != 2 or any(part != clean_name(part) for part in parts):
+        raise ArtifactNotFound(artifact.id)
+    return artifact.path
+
+
+def _put(path: Path, relative: str) -> None:
+    fs, root = _root()
+    final = f"{root}/{relative}"
+    if _protocols(fs) & WHOLE_PUTS:
+        fs.put_file(str(path), final)
+        return
+    folder, _, name = final.rpartition("/")
+    fs.makedirs(folder, exist_ok=True)
+    draft = f"{folder}/.{name}.{uuid4().hex}"
+    try:
+        with path.open("rb") as source, fs.open(draft, "wb") as target:
+            shutil.copyfileobj(source, target, CHUNK_BYTES)
+            if "file" in _protocols(fs):
+                target.flush()
+                os.fsync(target.fileno())  # else a power cut may leave the final name with no bytes behind it
+        fs.mv(draft, final)
+    except BaseException:
+        if fs.exists(draft):
+            fs.rm(draft)
+        raise
+
+
+def _protocols(fs: AbstractFileSystem) -> set[str]:
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+
+
+def _check(stream: BinaryIO, artifact: Artifact) -> None:
+    sha256, size = _digest(stream)
+    if (sha256, size) != (artifact.sha256, artifact.bytes):
+        raise ArtifactDamaged(artifact.id, wanted=artifact.sha256, found=sha256)
+
+
+def _digest(stream: BinaryIO) -> tuple[str, int]:
+    hasher, size = hashlib.sha256(), 0
+    while chunk := stream.read(CHUNK_BYTES):
+        hasher.update(chunk)
+        size += len(chunk)
+    return hasher.hexdigest(), size
