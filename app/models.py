@@ -1,7 +1,7 @@
 """The tables of the store, and the words that a job and a step can be in. No queries here, no changes of state.
 
-Times are UTC epoch seconds as floats, and where they are compared they come from the database's own clock (``app.db.now``): workers
-on many hosts then agree on when a lease has run out. JSON columns hold plain lists and dicts.
+Times are UTC epoch seconds as floats. Where they are compared they come from the database's own clock (``app.db.now``), so that
+workers on many hosts agree on when a lease has run out. JSON columns hold plain lists and dicts.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base 32: no letter that looks like another."""
 
-Json = JSON().with_variant(JSONB(), "postgresql")
+Json = JSON(none_as_null=True)
+"""Text in both databases: what was stored comes back byte for byte, which Postgres' binary form would not promise."""
 BigId = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself only in a column of type INTEGER."""
 

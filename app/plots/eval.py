@@ -1,0 +1,86 @@
+"""eval: play every seed with every policy, then score what was played."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+from app.models import JobState, Queue, StepState
+from app.plots.base import Ending, EpisodeId, JobView, StepPlan, StepView
+
+STEPS_WANTED = 16
+"""Steps that an eval is cut into when it is small, so that several workers share it."""
+MOST_EPISODES_A_STEP = 8
+"""Episodes in one step when the eval is large: enough to make a step's own cost small, few enough to lose little in a crash."""
+
+
+def episodes_of(spec: dict[str, Any]) -> list[EpisodeId]:
+    """Every episode that an eval asks for. Member = policy's place x episodes_per_seed + repeat."""
+    table = spec["eval"]
+    members = range(len(table["policies"]) * table["episodes_per_seed"])
+    return [(0, seed, member) for seed, member in product(table["seeds"], members)]
+
+
+def policy_of(spec: dict[str, Any], member: int) -> str:
+    """Name of the policy that plays a member."""
+    table = spec["eval"]
+    return str(table["policies"][member // table["episodes_per_seed"]])
+
+
+def _chunks(episodes: list[EpisodeId], size: int | None) -> list[list[EpisodeId]]:
+    size = size or min(MOST_EPISODES_A_STEP, max(1, -(-len(episodes) // STEPS_WANTED)))
+    return [episodes[i : i + size] for i in range(0, len(episodes), size)]
+
+
+def _play(key: str, episodes: list[EpisodeId]) -> StepPlan:
+    payload = {"episodes": [list(episode) for episode in episodes]}
+    return StepPlan(key=key, kind="play", queue=Queue.ROLLOUT, payload=payload, total=len(episodes))
+
+
+REPORT = StepPlan(key="report", kind="report", queue=Queue.DATA)
+
+
+class EvalPlot:
+    """Play steps of a few episodes each, then one report step. One bad episode never ends the others."""
+
+    def begin(self, job: JobView) -> list[StepPlan]:
+        done = job.done_episodes()
+        missing = [episode for episode in episodes_of(job.spec) if episode not in done]
+        chunks = _chunks(missing, job.spec["eval"].get("episodes_per_step"))
+        return [_play(f"play/{i:05d}", chunk) for i, chunk in enumerate(chunks)] or [REPORT]
+
+    def advance(self, job: JobView, steps: Sequence[StepView]) -> list[StepPlan] | Ending:
+        report = next((step for step in steps if step.kind == "report"), None)
+        if report is None:
+            return self._apart(steps) or [REPORT]
+        if report.state != StepState.SUCCEEDED:
+            return Ending(state=JobState.FAILED, reason=f"the report could not be made: {report.reason}")
+        return self._ending(report.result or {}, steps)
+
+    def _apart(self, steps: Sequence[StepView]) -> list[StepPlan]:
+        """The episodes of a failed step, each in a step of its own: what ended the step then ends only itself."""
+        made = {step.key for step in steps}
+        alone = [
+            _play(f"{step.key}/{i}", [(episode[0], episode[1], episode[2])])
+            for step in steps
+            if step.state == StepState.FAILED and len(step.payload["episodes"]) > 1
+            for i, episode in enumerate(step.payload["episodes"])
+        ]
+        return [plan for plan in alone if plan.key not in made]
+
+    def _ending(self, summary: dict[str, Any], steps: Sequence[StepView]) -> Ending:
+        counts = summary["episodes"]
+        missing = counts["asked"] - counts["done"]
+        if not missing:
+            return Ending(state=JobState.SUCCEEDED, summary=summary)
+        reason = f"{missing} of {counts['asked']} episodes failed: {self._why(summary, steps)}"
+        return Ending(state=JobState.FAILED, reason=reason, summary=summary)
+
+    def _why(self, summary: dict[str, Any], steps: Sequence[StepView]) -> str:
+        errors = summary.get("errors") or []
+        if errors:
+            return f"seed {errors[0]['seed']}: {errors[0]['error']}"
+        return next(
+            (step.reason for step in reversed(steps) if step.state == StepState.FAILED and step.reason), "no reason is known"
+        )

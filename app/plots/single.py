@@ -1,0 +1,25 @@
+"""Jobs that are one kind of step on the data queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.models import JobState, Queue
+from app.plots.base import Ending, JobView, StepPlan, StepView, first_failure
+
+
+class SingleStep:
+    """A job that is done when its step is: ``spec["steps"]`` of them (1 unless the spec says otherwise), all alike."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def begin(self, job: JobView) -> list[StepPlan]:
+        count = int(job.spec.get("steps", 1))
+        return [StepPlan(key=f"{self.kind}/{i:05d}", kind=self.kind, queue=Queue.DATA) for i in range(count)]
+
+    def advance(self, job: JobView, steps: Sequence[StepView]) -> list[StepPlan] | Ending:
+        failed = first_failure(steps)
+        if failed:
+            return Ending(state=JobState.FAILED, reason=failed.reason)
+        return Ending(state=JobState.SUCCEEDED, summary=steps[-1].result)

@@ -1,0 +1,107 @@
+"""The scheduler process: sends the outbox, sweeps, and does nothing else. Two may run; one leads.
+
+python -m app.scheduler
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+
+from sqlalchemy.exc import OperationalError
+
+from app import broker, db
+from app.errors import BrokerUnavailable
+from app.heartbeat import lead, resign
+from app.logs import set_up_logging
+from app.outbox import dispatch
+from app.reconciler import sweep
+from app.settings import get_settings
+
+log = logging.getLogger("synthq.scheduler")
+
+LEAD = "scheduler"
+LEAD_S = 15.0
+"""How long a lead lasts without being renewed; another scheduler takes over after it."""
+SHORTEST_ROUND_S = 0.01
+"""Nudges that come closer together than this are answered together."""
+
+
+class Scheduler:
+    """One scheduler. ``run`` returns when ``stop`` is called."""
+
+    def __init__(self) -> None:
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.publisher = broker.HintPublisher()
+        self._stop = threading.Event()
+        self._swept_at = float("-inf")
+        self._led_at = float("-inf")
+        self._broker_down = False
+
+    def stop(self) -> None:
+        """End ``run`` after the present round."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Go round until stopped. An outage of the database or the broker is waited out."""
+        while not self._stop.is_set():
+            try:
+                self._sleep() if self._leads() and self._round() else self._stop.wait(get_settings().poll_s)
+            except OperationalError as error:
+                log.warning("the database does not answer, trying again: %s", error.orig)
+                self._stop.wait(get_settings().poll_s)
+        resign(LEAD, self.owner)
+        self.publisher.close()
+
+    def _leads(self) -> bool:
+        if time.monotonic() - self._led_at < LEAD_S / 3:
+            return True
+        if not lead(LEAD, self.owner, LEAD_S):
+            return False
+        if self._led_at == float("-inf"):
+            log.info("leading as %s", self.owner)
+        self._led_at = time.monotonic()
+        return True
+
+    def _round(self) -> bool:
+        """One round; False when the broker is out of reach, and then only the database's part was done."""
+        if time.monotonic() - self._swept_at >= get_settings().reconcile_s:
+            sweep()
+            self._swept_at = time.monotonic()
+        try:
+            dispatch(self.publisher)
+        except BrokerUnavailable as error:
+            if not self._broker_down:
+                log.warning("%s; hints wait until it does", error)
+            self._broker_down = True
+            return False
+        if self._broker_down:
+            log.info("the broker answers again")
+        self._broker_down = False
+        return True
+
+    def _sleep(self) -> None:
+        try:
+            if broker.wait_for_nudge(get_settings().poll_s):
+                self._stop.wait(SHORTEST_ROUND_S)
+        except BrokerUnavailable:
+            self._stop.wait(get_settings().poll_s)
+
+
+def main() -> None:
+    """Run a scheduler until SIGTERM or SIGINT."""
+    set_up_logging()
+    db.wait_until_ready()
+    scheduler = Scheduler()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: scheduler.stop())
+    scheduler.run()
+
+
+if __name__ == "__main__":
+    main()
