@@ -1,0 +1,32 @@
+"""The way out: the resolved spec, its sha256, its JSON Schema, and what looks like a mistake in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from app.specs.base import Spec
+from app.specs.kinds import spec_class
+
+
+def resolved(spec: Spec) -> dict[str, Any]:
+    """The whole spec as JSON values, every default written out, keys in the order of the tables."""
+    return spec.model_dump(mode="json")
+
+
+def sha256(spec: Spec) -> str:
+    """The name of what a spec says: sha256 of its resolved JSON, keys sorted, without ``name``."""
+    said = {key: value for key, value in resolved(spec).items() if key != "name"}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def warnings(spec: Spec) -> list[str]:
+    """What is allowed and looks like a mistake; each sentence begins with its key."""
+    return list(spec.cautions())
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """JSON Schema of a kind's files, for editors. Raises as ``spec_class`` does."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **spec_class(kind).model_json_schema(mode="validation")}
