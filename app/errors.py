@@ -4,9 +4,10 @@
     ├── InvalidInput (422, exit 2)      the user gave something that cannot be right
     │   ├── SpecProblems                every problem of one spec, found at once
     │   ├── UnknownEnvironment, UnknownPolicy, UnknownKind
-    │   └── BadFlag, BadUpload, NotHere
-    ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, AmbiguousName
-    ├── NotAllowed (401/403, exit 4)
+    │   └── BadFlag, BodyTooLarge, NotHere
+    ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, ApiKeyNotFound, AmbiguousName
+    ├── NotAllowed (401/403, exit 4)    LoopbackOnly
+    ├── TooManyStreams (429)
     ├── Conflict (409, exit 5)          IllegalMove, AlreadyEnded, KeyReused
     ├── Unavailable (503, exit 6)       BrokerUnavailable, StoreUnavailable, ServerUnreachable
     ├── WaitTimeout (exit 7)
@@ -176,11 +177,43 @@ class ArtifactDamaged(SynthqError):
         super().__init__(f"artifact {id} is damaged: its bytes have sha256 {found}, and {wanted} was stored")
 
 
+class ApiKeyNotFound(NotFound):
+    """No API key has this id."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"no API key with id {id!r}; GET /v1/keys lists the ids there are")
+
+
 class NotAllowed(SynthqError):
     """No API key, or one that does not fit. The sentence never shows any part of a key."""
 
     status = 401
     exit_code = 4
+
+
+class LoopbackOnly(NotAllowed):
+    """A server without API keys answers its own machine alone."""
+
+    status = 403
+
+
+class BodyTooLarge(InvalidInput):
+    """A request body is longer than the API reads."""
+
+    status = 413
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"the request body is longer than {limit_bytes} bytes, the most that is read")
+
+
+class TooManyStreams(SynthqError):
+    """One caller holds as many event streams as it may."""
+
+    status = 429
+    retryable = True
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} event streams are open already, the most for one caller; close one, or read pages instead")
 
 
 class Conflict(SynthqError):
