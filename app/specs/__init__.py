@@ -13,7 +13,9 @@ from app.specs.eval import EvalSpec, EvalTable, PolicyConfig
 from app.specs.filter import FilterSpec, FilterTable
 from app.specs.kinds import KINDS, AnySpec
 from app.specs.load import Loaded, build, load, parse, read
-from app.specs.out import resolved, schema, sha256, warnings
+from app.specs.out import resolved, sha256, warnings
+from app.specs.render import to_toml
+from app.specs.schema import schema
 from app.specs.seeds import format_seeds, parse_seeds
 
 __all__ = [
@@ -36,5 +38,6 @@ __all__ = [
     "resolved",
     "schema",
     "sha256",
+    "to_toml",
     "warnings",
 ]

@@ -113,6 +113,10 @@ class Spec(Table):
         """How much work the spec asks for, in a few words."""
         raise NotImplementedError
 
+    @classmethod
+    def finish_schema(cls, whole: dict[str, Any]) -> None:
+        """Add to the JSON Schema what pydantic cannot know."""
+
     def cautions(self) -> Iterator[str]:
         """What is allowed and looks like a mistake."""
         yield from ()

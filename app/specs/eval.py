@@ -71,7 +71,7 @@ class EvalTable(Table):
     episodes_per_seed: Annotated[int, Field(ge=1, le=1000)] = 1
     """Episodes of each seed by each policy."""
     policies: Annotated[Words, Field(min_length=1, max_length=16)] = ("scripted",)
-    """Who plays: `random`, `scripted`, or both. All play the same seeds."""
+    """Who plays, by registered name: `random`, `scripted`, or both. All play the same seeds."""
     model: Word | None = None
     """A model that plays."""
     max_turns: Turns = 10_000
@@ -142,9 +142,6 @@ class EvalTable(Table):
         for i, policy in enumerate(self.policies):
             if policy == SEED_POLICY or "/" in policy:
                 yield Clash(f"policies.{i}", f"{sentence}, not {shown(policy)}")
-            elif policy not in POLICIES:
-                near = did_you_mean(policy, POLICIES)
-                yield Clash(f"policies.{i}", f"no policy named {policy!r}{near} (known: {', '.join(POLICIES)})")
 
     def env_settings(self) -> dict[str, Any]:
         """``env_config`` as plain values, whatever the environment."""
@@ -220,6 +217,16 @@ CRAFTER_KEYS = Compat(
 """Keys of the followed project in its settings of Crafter."""
 
 
+_CRAFTER_IN_SCHEMA: dict[str, Any] = {
+    "if": {
+        "properties": {"env": {"enum": list(crafter.NAMES)}},
+        "not": {"anyOf": [{"required": ["env_name"]}, {"required": ["app_id"]}]},
+    },
+    "then": {"properties": {"env_config": {"$ref": "#/$defs/CrafterConfig"}}},
+}
+"""JSON Schema for what ``EvalTable._crafter_has_its_own_table`` does."""
+
+
 class EvalSpec(Spec):
     """Policies play seeds, every turn is kept, and the play is scored."""
 
@@ -242,16 +249,24 @@ class EvalSpec(Spec):
             f"{episodes} episode{'s' * (episodes != 1)}"
         )
 
+    @classmethod
+    def finish_schema(cls, whole: dict[str, Any]) -> None:
+        whole["$defs"]["EvalTable"].update(_CRAFTER_IN_SCHEMA)
+
     def cautions(self) -> Iterator[str]:
         table, policy = self.eval, self.eval.policy_config
         if table.env != crafter.NAMES[0]:
             near = did_you_mean(table.env, crafter.NAMES[:1])
             yield f"eval.env: {table.env!r} is not built in, so its env_config is checked only where it is installed{near}"
+        for name in table.policies:
+            if name not in POLICIES:
+                near = did_you_mean(name, POLICIES)
+                yield f"eval.policies: {name!r} is not built in (built in: {', '.join(POLICIES)}){near}"
         for key in ("top_p", "max_tokens", "tool_choice", "provider", "inference_url"):
             if getattr(policy, key) != PolicyConfig.model_fields[key].default:
-                yield f"eval.policy_config.{key}: only models read it; {' and '.join(table.policies)} do not"
+                yield f"eval.policy_config.{key}: only models read it, not {' or '.join(table.policies)}"
         if table.temperature != 1.0:
-            yield f"eval.temperature: only models read it; {' and '.join(table.policies)} do not"
+            yield f"eval.temperature: only models read it, not {' or '.join(table.policies)}"
         if table.max_llm_calls is not None and table.max_llm_calls < table.max_turns:
             yield (
                 f"eval.max_llm_calls: {table.max_llm_calls} ends a model's episode before max_turns = {table.max_turns}; "
@@ -261,6 +276,7 @@ class EvalSpec(Spec):
             yield 'eval.save_frames: "none" keeps no pictures, so filter cannot make training data with images of this job'
         if isinstance(table.env_config, crafter.CrafterConfig):
             yield from _picture_cautions(table.env_config, policy)
+            yield from _reward_cautions(table.env_config.step_rewards, table.reward)
 
 
 def _picture_cautions(config: crafter.CrafterConfig, policy: PolicyConfig) -> Iterator[str]:
@@ -271,3 +287,9 @@ def _picture_cautions(config: crafter.CrafterConfig, policy: PolicyConfig) -> It
         )
     if config.upscale_to is not None and not policy.use_vision:
         yield "eval.env_config.upscale_to: nothing is upscaled with use_vision = false"
+
+
+def _reward_cautions(rewards: crafter.StepRewards, reward: str) -> Iterator[str]:
+    for key, reader in (("indicator_lambda", "consistent"), ("weights", "per_achievement"), ("k_limits", "per_achievement")):
+        if reward != reader and getattr(rewards, key) != getattr(crafter.StepRewards(), key):
+            yield f'eval.env_config.step_rewards.{key}: only reward = "{reader}" reads it, and the reward is "{reward}"'

@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.errors import Problem, SpecProblems
-from app.specs import lines
-from app.specs.base import Path
+from app.specs import lines, out
+from app.specs.base import Path, dotted
 from app.specs.draft import Draft, shown
 from app.specs.expand import expand
 from app.specs.kinds import COMING, KINDS, AnySpec, kinds_in, spec_class
 from app.specs.overrides import override
+from app.specs.render import leaves
 from app.specs.sentences import note
 from app.specs.source import parse_toml, read_text, storable
 
@@ -31,6 +32,10 @@ class Loaded:
     def origin(self, path: Path) -> str:
         """Where the value at a path of the resolved spec came from: ``default``, ``FILE:LINE`` or ``--set``."""
         return self.draft.origin(path)
+
+    def origins(self) -> dict[str, str]:
+        """The origin of every value of the resolved spec, by dotted key."""
+        return {dotted(path): self.origin(path) for path, _ in leaves(out.resolved(self.spec))}
 
 
 def load(
@@ -92,7 +97,6 @@ def _finish(draft: Draft, kind: str | None, overrides: Sequence[str], env: Mappi
     if env is not None:
         expand(draft, env)
     spec = spec_class(_kind(draft, kind))
-    draft.tables["kind"] = spec.model_fields["kind"].default
     for compat in spec.compats:
         draft.apply(compat)
     made: AnySpec | None = None

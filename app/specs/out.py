@@ -1,4 +1,4 @@
-"""The way out: the resolved spec, its sha256, its JSON Schema, and what looks like a mistake in it."""
+"""The way out: the resolved spec, its sha256, and what looks like a mistake in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 from app.specs.base import Spec
-from app.specs.kinds import spec_class
 
 
 def resolved(spec: Spec) -> dict[str, Any]:
@@ -25,8 +24,3 @@ def sha256(spec: Spec) -> str:
 def warnings(spec: Spec) -> list[str]:
     """What is allowed and looks like a mistake; each sentence begins with its key."""
     return list(spec.cautions())
-
-
-def schema(kind: str) -> dict[str, Any]:
-    """JSON Schema of a kind's files, for editors. Raises as ``spec_class`` does."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **spec_class(kind).model_json_schema(mode="validation")}
