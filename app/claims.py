@@ -53,7 +53,7 @@ def running_count() -> Any:
 
 
 @lru_cache(maxsize=16)  # building the statement costs more than running it
-def _fairest_jobs(queue: Queue | str) -> Select[tuple[str]]:
+def _fairest_jobs(queue: Queue | str) -> Select[str]:
     running = running_count()
     has_work = select(col(Step.id)).where(col(Step.job_id) == Job.id, claimable(queue)).correlate(Job).exists()
     return (
@@ -135,7 +135,7 @@ def look(taken: Claim) -> Standing:
         raise LostStep(taken.step_id, taken.fence)
     if row[3] is not None:
         raise StepCancelled(f"job {taken.job_id} was cancelled")
-    return Standing(idle_s=row[4] - row[2])
+    return Standing(idle_s=row[4] - (row[2] or row[4]))
 
 
 def release_owner(owner: str, reason: str) -> int:
@@ -156,7 +156,7 @@ def release_expired() -> int:
     return _release(held, "its lease ran out")
 
 
-def _release(held: Select[tuple[str, int]], reason: str) -> int:
+def _release(held: Select[str, int], reason: str) -> int:
     with db.reading() as session:
         rows = session.connection().execute(held).all()
     released = 0

@@ -91,10 +91,9 @@ def submit(
     after: Sequence[dict[str, str]] = (),
     source: str | None = None,
     submitted_by: str | None = None,
-    max_parallel: int | None = None,
 ) -> Job:
     """Store a job, its first steps and their outbox row: all of it or nothing. Raises UnknownKind."""
-    plot_of(kind)
+    plot = plot_of(kind)
     job = Job(
         id=new_id("job"),
         kind=kind,
@@ -106,7 +105,7 @@ def submit(
         after=list(after),
         source=source,
         submitted_by=submitted_by,
-        max_parallel=max_parallel,
+        max_parallel=plot.most_at_once(spec),
         created_at=db.clock(session),
     )
     session.add(job)

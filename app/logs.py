@@ -15,7 +15,8 @@ SECRET = re.compile(r"(sq_[0-9a-z]{8}_)[A-Za-z0-9_-]{20,}|((?:Bearer|api[_-]?key
 class _Redacted(logging.Formatter):
     """Cuts pictures and keys out of what is logged."""
 
-    converter = time.gmtime
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
 
     def format(self, record: logging.LogRecord) -> str:
         text = DATA_URL.sub("data:image/...", super().format(record))
@@ -25,7 +26,7 @@ class _Redacted(logging.Formatter):
 def set_up_logging() -> None:
     """Send this process's log lines to stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ"))
+    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -81,7 +81,7 @@ def unsent(session: Session) -> bool:
 
 
 def _mark_sent() -> None:
-    """The queues have been told. A row that came in meanwhile is marked too: its steps wait in SQL, and the next round sees them."""
+    """The queues have been told. A row that came in meanwhile is marked too: its steps are in SQL, and are counted next."""
     with db.reading() as session:
         if not unsent(session):
             return

@@ -1,12 +1,14 @@
 """What Alembic runs: the migrations, over the connection that app/migrate.py hands in."""
 
+from typing import Any, Literal
+
 from alembic import context
 from sqlmodel import SQLModel
 
 import app.models  # noqa: F401 - fills the metadata
 
 
-def render(kind: str, item: object, autogen: object) -> str | bool:
+def render(kind: str, item: Any, autogen: Any) -> str | Literal[False]:
     """SQLModel's own string type is SQLAlchemy's; a migration should not need SQLModel to run."""
     return "sa.String()" if kind == "type" and type(item).__name__ == "AutoString" else False
 

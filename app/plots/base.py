@@ -64,6 +64,9 @@ class Ending:
 class Plot(Protocol):
     """One job kind's plot."""
 
+    def most_at_once(self, spec: dict[str, Any]) -> int | None:
+        """How many steps of the job may run at once; None for no limit of its own."""
+
     def begin(self, job: JobView) -> list[StepPlan]:
         """The first steps of an attempt. Never empty."""
 

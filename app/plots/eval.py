@@ -44,6 +44,10 @@ REPORT = StepPlan(key="report", kind="report", queue=Queue.DATA)
 class EvalPlot:
     """Play steps of a few episodes each, then one report step. One bad episode never ends the others."""
 
+    def most_at_once(self, spec: dict[str, Any]) -> int | None:
+        limit: int | None = spec["eval"].get("concurrency")
+        return limit
+
     def begin(self, job: JobView) -> list[StepPlan]:
         done = job.done_episodes()
         missing = [episode for episode in episodes_of(job.spec) if episode not in done]

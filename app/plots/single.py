@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from app.models import JobState, Queue
 from app.plots.base import Ending, JobView, StepPlan, StepView, first_failure
@@ -13,6 +14,9 @@ class SingleStep:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+
+    def most_at_once(self, spec: dict[str, Any]) -> int | None:
+        return None
 
     def begin(self, job: JobView) -> list[StepPlan]:
         count = int(job.spec.get("steps", 1))

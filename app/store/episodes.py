@@ -1,0 +1,130 @@
+"""Writes episodes: frames once by hash, turns once by index, the episode's row last.
+
+Frames go in before and outside the step's guarded write: they are named by their content, so a second writer changes nothing.
+Everything else of an episode goes in under the fence, in one transaction a segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, col
+
+from app import db
+from app.models import Episode, FrameRow, TextRow, TurnRow, new_id
+from app.records import EpisodeKey, Frame, ImagePart, Message, Turn
+
+FRAMES_A_STATEMENT = 500
+
+
+def _insert_new(session: Session, table: Any, rows: list[dict[str, Any]]) -> None:
+    """Insert the rows whose key is not there yet."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).on_conflict_do_nothing()
+    session.connection().execute(statement, rows)
+
+
+def save_frames(frames: Iterable[Frame]) -> None:
+    """Store the frames that are not stored yet, in a transaction of its own."""
+    unique = {frame.sha256: frame for frame in frames}
+    rows = [{"sha256": f.sha256, "png": f.png, "width": f.width, "height": f.height} for _, f in sorted(unique.items())]
+    for start in range(0, len(rows), FRAMES_A_STATEMENT):
+        with db.writing() as session:
+            _insert_new(session, FrameRow, rows[start : start + FRAMES_A_STATEMENT])
+
+
+def save_texts(texts: dict[str, str]) -> None:
+    """Store long texts under their sha256."""
+    if texts:
+        with db.writing() as session:
+            _insert_new(session, TextRow, [{"sha256": sha256, "text": text} for sha256, text in sorted(texts.items())])
+
+
+def message_json(message: Message) -> dict[str, Any]:
+    """A message as a turn's row keeps it."""
+    parts = [
+        {"type": "image", "sha256": part.sha256} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
+        for part in message.parts
+    ]
+    made: dict[str, Any] = {"role": message.role, "parts": parts}
+    if message.tool_calls:
+        made["tool_calls"] = [asdict(call) for call in message.tool_calls]
+    return made
+
+
+def reply_json(turn: Turn) -> dict[str, Any]:
+    """A reply as a turn's row keeps it."""
+    reply = turn.reply
+    return {
+        "text": reply.text,
+        "tool_calls": [asdict(call) for call in reply.tool_calls],
+        "finish": reply.finish,
+        "notes": dict(reply.notes),
+    }
+
+
+def _turn_row(episode_id: str, turn: Turn, system: str | None) -> dict[str, Any]:
+    reply = turn.reply
+    return {
+        "episode_id": episode_id,
+        "index": turn.index,
+        "frame": turn.frame,
+        "system": system,
+        "messages": [message_json(message) for message in turn.messages if message.role != "system"],
+        "reply": reply_json(turn),
+        "outcome": str(turn.outcome),
+        "detail": turn.detail,
+        "actions": list(turn.actions),
+        "dropped": list(turn.dropped),
+        "reward": turn.reward,
+        "rewards": dict(turn.rewards),
+        "unlocked": list(turn.unlocked),
+        "terminated": turn.terminated,
+        "truncated": turn.truncated,
+        "policy_version": reply.policy_version,
+        "state_sha256": turn.state_sha256,
+        "timings": dict(turn.timings),
+        "prompt_ids": list(reply.prompt_ids) if reply.prompt_ids is not None else None,
+        "output_ids": list(reply.output_ids) if reply.output_ids is not None else None,
+        "logprobs": list(reply.logprobs) if reply.logprobs is not None else None,
+    }
+
+
+def find(session: Session, job_id: str, key: EpisodeKey) -> Episode | None:
+    """The row of an episode, in whatever state."""
+    query = select(Episode).where(
+        col(Episode.job_id) == job_id,
+        col(Episode.iteration) == key.iteration,
+        col(Episode.seed) == key.seed,
+        col(Episode.member) == key.member,
+    )
+    return session.scalars(query).one_or_none()
+
+
+def save_segment(session: Session, values: dict[str, Any], turns: Sequence[tuple[Turn, str | None]]) -> str:
+    """Write an episode's row, made new or brought up to date, and its newest turns; give the episode's id.
+
+    ``values`` holds every column but ``id`` and ``created_at``; each turn comes with the sha256 of its system text. A row that
+    failed in an earlier attempt is replaced with all its turns.
+    """
+    key = EpisodeKey(iteration=values["iteration"], seed=values["seed"], member=values["member"])
+    present = find(session, values["job_id"], key)
+    if present is not None and present.state == "failed":
+        session.connection().execute(delete(Episode).where(col(Episode.id) == present.id))
+        session.expunge(present)
+        present = None
+    episode = present or Episode(id=new_id("ep"), created_at=db.clock(session), **values)
+    for name, value in values.items():
+        setattr(episode, name, value)
+    if values["state"] != "running":
+        episode.finished_at = db.clock(session)
+    session.add(episode)
+    session.flush()
+    if turns:
+        rows = [_turn_row(episode.id, turn, system) for turn, system in turns]
+        session.connection().execute(insert(TurnRow), rows)
+    return episode.id

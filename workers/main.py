@@ -1,0 +1,163 @@
+"""A worker process of one role: a Celery worker with a heartbeat in the store.
+
+python -m workers.main rollout [--concurrency N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import secrets
+import socket
+import threading
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from celery import signals
+from sqlalchemy.exc import OperationalError
+
+from app import broker, claims, db, heartbeat
+from app.errors import InvalidInput, NotHere, SynthqError, UnknownName
+from app.logs import set_up_logging
+from app.models import Queue
+from app.settings import get_settings
+
+log = logging.getLogger("synthq.worker")
+
+MEMORY_LIMIT_KB = 2_000_000
+"""A rollout process that has grown beyond this is replaced after its step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """What a worker of one kind serves, and how."""
+
+    queues: tuple[Queue, ...]
+    package: str
+    """The package that does the work; a role whose package is not there cannot be started."""
+    slots: int = 1
+
+
+ROLES = {
+    "rollout": Role(queues=(Queue.ROLLOUT, Queue.DATA), package="workers.rollout"),
+    "inference": Role(queues=(Queue.INFERENCE,), package="workers.inference"),
+    "trainer": Role(queues=(Queue.TRAINER,), package="workers.trainer"),
+}
+
+
+def role_named(name: str) -> Role:
+    """A role that can be started here. Raises UnknownName or NotHere."""
+    if name not in ROLES:
+        raise UnknownName("worker role", name, ROLES)
+    if find_spec(ROLES[name].package) is None:
+        have = ", ".join(known for known, role in ROLES.items() if find_spec(role.package))
+        raise NotHere(f"this release has no {name} worker yet; it has {have}")
+    return ROLES[name]
+
+
+class Heart:
+    """A thread of the worker's main process that beats in the store until it is stopped."""
+
+    def __init__(self, worker_id: str, role: str, queues: list[str], slots: int) -> None:
+        self._id, self._role, self._queues, self._slots = worker_id, role, queues, slots
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="synthq-heart", daemon=True)
+
+    def start(self) -> None:
+        """Register and begin to beat."""
+        self._register()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write that the worker has ended."""
+        self._stop.set()
+        heartbeat.stopped(self._id)
+
+    def _register(self) -> None:
+        heartbeat.register(self._id, role=self._role, queues=self._queues, slots=self._slots)
+
+    def _run(self) -> None:
+        while not self._stop.wait(get_settings().heartbeat_s):
+            try:
+                if not heartbeat.beat(self._id):
+                    self._register()
+            except OperationalError as error:
+                log.warning("heartbeat not written: %s", error.orig)
+
+
+def connect(role_name: str, role: Role, slots: int) -> None:
+    """Tie the worker's life to the store: heartbeat, drain flag, and steps of pool processes that die."""
+    from workers.runner import drain_file, worker_id
+
+    heart = Heart(worker_id(), role_name, [str(queue) for queue in role.queues], slots)
+
+    @signals.worker_ready.connect(weak=False)
+    def ready(**_: Any) -> None:
+        drain_file().unlink(missing_ok=True)
+        heart.start()
+        broker.nudge()
+        log.info("worker %s ready: %s, %s slots", worker_id(), ", ".join(role.queues), slots)
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def shutting_down(**_: Any) -> None:
+        drain_file().parent.mkdir(parents=True, exist_ok=True)
+        drain_file().touch()
+
+    @signals.worker_shutdown.connect(weak=False)
+    def shut_down(**_: Any) -> None:
+        heart.stop()
+        drain_file().unlink(missing_ok=True)
+        log.info("worker %s stopped", worker_id())
+
+    @signals.task_failure.connect(weak=False)
+    def failed(task_id: str = "", exception: BaseException | None = None, **_: Any) -> None:
+        # Only what ends the pool process comes here: run_claim turns everything else into a reason in the store.
+        if claims.release_hint(task_id, f"its process died ({exception})"):
+            broker.nudge()
+
+    @signals.setup_logging.connect(weak=False)
+    def logging_is_ours(**_: Any) -> None:
+        set_up_logging()
+
+
+def arguments(role: Role, slots: int, name: str) -> list[str]:
+    """Celery's command line for a worker of this role."""
+    return [
+        "worker",
+        "--hostname=" + name + "@%h",
+        "--queues=" + ",".join(role.queues),
+        f"--concurrency={slots}",
+        "--pool=prefork",
+        f"--max-memory-per-child={MEMORY_LIMIT_KB}",
+        "--without-gossip",
+        "--without-mingle",
+        "--loglevel=WARNING",
+    ]
+
+
+def main() -> None:
+    """Run a worker until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m workers.main", description="Run a synthq worker.")
+    parser.add_argument("role", help=f"one of {', '.join(ROLES)}")
+    parser.add_argument("--concurrency", type=int, default=None, help="steps that it runs at once, each in a process of its own")
+    given = parser.parse_args()
+    try:
+        role = role_named(given.role)
+        slots = role.slots if given.concurrency is None else given.concurrency
+        if slots < 1:
+            raise InvalidInput(f"--concurrency is {slots}; a worker needs at least 1 slot")
+        set_up_logging()
+        db.wait_until_ready()
+    except SynthqError as error:
+        raise SystemExit(f"Error: {error}") from None
+    os.environ.setdefault("SYNTHQ_WORKER_ID", f"{given.role}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+    connect(given.role, role, slots)
+    from workers import tasks  # noqa: F401 - registers the tasks
+
+    broker.celery.worker_main(arguments(role, slots, os.environ["SYNTHQ_WORKER_ID"]))
+
+
+if __name__ == "__main__":
+    main()

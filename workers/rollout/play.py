@@ -1,0 +1,320 @@
+"""Plays one episode: prompt, reply, parse, act, reward, turn after turn. eval and rl both play here, and nowhere else.
+
+An episode can stop after any turn and go on elsewhere: ``Game.snapshot`` holds the world, the policy's memory and the running
+totals. What is decided is decided by (spec, seed, member) alone, so the same episode played twice gives the same trace.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from app.errors import BadSnapshot, EpisodeOver, InvalidInput
+from app.records import EpisodeKey, Frame, Message, Outcome, Reply, Turn
+from app.specs.crafter import CrafterConfig
+from app.specs.eval import EvalSpec
+from app.store.episodes import message_json, reply_json
+from workers.rollout import actions, envs, prompts, rewards
+from workers.rollout.envs.base import Environment, StepResult
+from workers.rollout.envs.pixels import encode_png
+from workers.rollout.policies.base import Policy, Request
+
+SNAPSHOT_VERSION = 1
+TURN_LIMIT = "turns"
+"""How an episode ended that used up the spec's turns."""
+NOOP = "noop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayOptions:
+    """What a spec says about play."""
+
+    env: str
+    env_config: Mapping[str, Any]
+    prompt: prompts.PromptOptions
+    reward: str = "unlocked"
+    rewards: rewards.RewardOptions = field(default_factory=rewards.RewardOptions)
+    max_turns: int = 10_000
+    invalid_reply: str = NOOP
+    """``noop`` or ``skip``: what a reply that cannot be read does to the world."""
+    invalid_penalty: float = 0.0
+    """0 or more; taken off the reward of such a turn."""
+    keep_frames: bool = True
+    sampling_seed: int = 0
+
+    @classmethod
+    def of(cls, spec: EvalSpec) -> PlayOptions:
+        """The options of an eval."""
+        table, policy = spec.eval, spec.eval.policy_config
+        config = table.env_settings()
+        crafter = table.env_config if isinstance(table.env_config, CrafterConfig) else None
+        step = crafter.step_rewards if crafter else None
+        if crafter:
+            # upscale_to is between engine and trainer, step_rewards between play and the reward: neither is the world's business.
+            config = {"image_size": crafter.image_size, "length": crafter.length, "area": crafter.area}
+        return cls(
+            env=table.env,
+            env_config=config,
+            prompt=prompts.PromptOptions(
+                use_vision=policy.use_vision,
+                image_only_mode=policy.image_only_mode,
+                rules=policy.rules,
+                history=policy.history,
+                reply_format=table.reply_format,
+                max_actions=policy.max_actions,
+            ),
+            reward=table.reward,
+            rewards=rewards.RewardOptions(weight=step.indicator_lambda, weights=step.weights, k_limits=step.k_limits)
+            if step
+            else rewards.RewardOptions(),
+            max_turns=table.max_turns,
+            invalid_reply=table.invalid_reply,
+            invalid_penalty=-table.invalid_penalty,
+            keep_frames=table.save_frames == "all",
+            sampling_seed=table.sampling_seed,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Totals:
+    """Sums over an episode's turns."""
+
+    turns: int = 0
+    returns: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    timings: Counter[str] = field(default_factory=Counter)
+    chain: str = ""
+    """Hash over the turns so far, each turn's hash taken into the next."""
+
+    def add(self, turn: Turn) -> None:
+        """Count a turn."""
+        self.turns += 1
+        self.returns.update(turn.rewards)
+        self.outcomes[str(turn.outcome)] += 1
+        self.timings.update(turn.timings)
+        self.chain = hashlib.sha256(self.chain.encode() + turn_bytes(turn)).hexdigest()
+
+
+def turn_bytes(turn: Turn) -> bytes:
+    """What makes two turns equal: the frame, the reply, what was done and what it gave. Not how long it took."""
+    messages = [message_json(message) for message in turn.messages]
+    what = [
+        turn.index,
+        turn.frame,
+        messages,
+        reply_json(turn),
+        str(turn.outcome),
+        turn.actions,
+        turn.dropped,
+        sorted(turn.rewards.items()),
+        turn.unlocked,
+        turn.terminated,
+        turn.truncated,
+    ]
+    return json.dumps(what, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+class Game:
+    """One running episode: a world, a policy in it, and what happened so far."""
+
+    def __init__(self, options: PlayOptions, policy: Policy, key: EpisodeKey, env: Environment) -> None:
+        if options.invalid_reply == NOOP and NOOP not in env.actions:
+            raise InvalidInput(f"invalid_reply = {NOOP!r} needs an action of that name, and {env.name} has none; write 'skip'")
+        options.rewards.check(env.achievements)
+        self.options, self.policy, self.key, self.env = options, policy, key, env
+        self.totals = Totals()
+        self._history: deque[Turn] = deque(maxlen=options.prompt.history or 1)
+        level = options.prompt.rules
+        self._rules = None if level == "none" else env.rules(level)
+
+    @classmethod
+    def begin(cls, options: PlayOptions, policy: Policy, key: EpisodeKey, env: Environment | None = None) -> Game:
+        """Begin the episode of a seed, in ``env`` if a used one is at hand."""
+        env = env or envs.make(options.env, dict(options.env_config))
+        env.reset(key.seed)
+        policy.begin(env, key, sampling_seed=options.sampling_seed)
+        return cls(options, policy, key, env)
+
+    @property
+    def ended(self) -> str | None:
+        """None while the episode runs; else how it ended."""
+        return self.env.ended or (TURN_LIMIT if self.totals.turns >= self.options.max_turns else None)
+
+    def frame(self) -> Frame | None:
+        """The present picture as it is stored; None when neither the prompt nor the spec wants one."""
+        wanted = self.options.keep_frames or (self.options.prompt.needs_frame and self.policy.needs_messages)
+        if not wanted:
+            return None
+        pixels = self.env.frame()
+        return Frame.of(encode_png(pixels), width=pixels.shape[1], height=pixels.shape[0])
+
+    async def turn(self) -> tuple[Turn, Frame | None]:
+        """Play one turn. Raises EpisodeOver after the end."""
+        if self.ended:
+            raise EpisodeOver(self.ended)
+        begun = perf_counter()
+        frame = self.frame()
+        framed = perf_counter()
+        messages = self._messages(frame)
+        asked = perf_counter()
+        reply = await self.policy.reply(self._request(messages, frame))
+        parsed = actions.parse(
+            reply,
+            reply_format=self.options.prompt.reply_format,
+            actions=self.env.actions,
+            max_actions=self.options.prompt.max_actions,
+        )
+        answered = perf_counter()
+        wanted = parsed.actions
+        if parsed.outcome is not Outcome.OK and self.options.invalid_reply == NOOP:
+            wanted = (NOOP,)
+        results = self._act(wanted)
+        acted = perf_counter()
+        turn = self._record(
+            frame=frame.sha256 if frame else None,
+            messages=messages,
+            reply=reply,
+            outcome=parsed.outcome,
+            detail=parsed.detail,
+            wanted=wanted,
+            results=results,
+            timings={
+                "frame": (framed - begun) * 1e3,
+                "prompt": (asked - framed) * 1e3,
+                "policy": (answered - asked) * 1e3,
+                "env": (acted - answered) * 1e3,
+            },
+        )
+        return turn, frame
+
+    def _messages(self, frame: Frame | None) -> tuple[Message, ...]:
+        prompt = self.options.prompt
+        if frame is None and prompt.needs_frame and not self.policy.needs_messages:
+            return ()  # no frames are kept and the policy reads no prompt: there is nothing to build one from
+        description = None if prompt.image_only_mode else self.env.describe(self.env.status())
+        sha256 = frame.sha256 if frame else None
+        return prompts.build(self._rules, description, sha256, self._history, prompt, self.env.actions)
+
+    def _request(self, messages: tuple[Message, ...], frame: Frame | None) -> Request:
+        return Request(
+            index=self.totals.turns,
+            messages=messages,
+            options=self.options.prompt,
+            actions=self.env.actions,
+            env=self.env,
+            frames={frame.sha256: frame.png}.__getitem__ if frame else None,
+        )
+
+    def _act(self, wanted: Sequence[str]) -> list[StepResult]:
+        results: list[StepResult] = []
+        for action in wanted:
+            results.append(self.env.step(action))
+            if self.env.ended:
+                break
+        return results
+
+    def _record(
+        self,
+        *,
+        frame: str | None,
+        messages: tuple[Message, ...],
+        reply: Reply,
+        outcome: Outcome,
+        detail: str,
+        wanted: Sequence[str],
+        results: Sequence[StepResult],
+        timings: dict[str, float],
+    ) -> Turn:
+        given = rewards.turn_rewards(results, self.options.rewards, outcome=outcome, invalid_penalty=self.options.invalid_penalty)
+        turn = Turn(
+            index=self.totals.turns,
+            frame=frame,
+            messages=messages,
+            reply=reply,
+            outcome=outcome,
+            detail=detail,
+            actions=tuple(wanted[: len(results)]),
+            dropped=tuple(wanted[len(results) :]),
+            rewards=given,
+            reward=given[self.options.reward],
+            unlocked=rewards.unlocked_names(results),
+            terminated=bool(results) and results[-1].terminated,
+            truncated=bool(results) and results[-1].truncated,
+            state_sha256=None,
+            timings=timings,
+        )
+        self.totals.add(turn)
+        self._history.append(turn)
+        return turn
+
+    def snapshot(self) -> bytes:
+        """Everything needed to go on elsewhere: zlib over JSON."""
+        remembered = [
+            [turn.index, list(turn.actions), str(turn.outcome), list(turn.dropped), list(turn.unlocked)] for turn in self._history
+        ]
+        totals = self.totals
+        value = {
+            "version": SNAPSHOT_VERSION,
+            "env": base64.b64encode(self.env.snapshot()).decode(),
+            "policy": base64.b64encode(self.policy.snapshot()).decode(),
+            "turns": totals.turns,
+            "returns": totals.returns,
+            "outcomes": totals.outcomes,
+            "timings": totals.timings,
+            "chain": totals.chain,
+            "history": remembered,
+        }
+        return zlib.compress(json.dumps(value).encode())
+
+    @classmethod
+    def resume(
+        cls, options: PlayOptions, policy: Policy, key: EpisodeKey, snapshot: bytes, env: Environment | None = None
+    ) -> Game:
+        """Go on from ``snapshot``. Raises BadSnapshot."""
+        try:
+            value = json.loads(zlib.decompress(snapshot))
+        except (zlib.error, ValueError) as error:
+            raise BadSnapshot(f"these bytes are no snapshot of a running episode: {error}") from None
+        if value.get("version") != SNAPSHOT_VERSION:
+            raise BadSnapshot(f"the snapshot has version {value.get('version')!r}; this synthq reads {SNAPSHOT_VERSION}")
+        env = env or envs.make(options.env, dict(options.env_config))
+        env.restore(base64.b64decode(value["env"]))
+        policy.restore(base64.b64decode(value["policy"]))
+        game = cls(options, policy, key, env)
+        game.totals = Totals(
+            turns=value["turns"],
+            returns=Counter(value["returns"]),
+            outcomes=Counter(value["outcomes"]),
+            timings=Counter(value["timings"]),
+            chain=value["chain"],
+        )
+        game._history.extend(_remembered(*row) for row in value["history"])
+        return game
+
+
+def _remembered(index: int, done: list[str], outcome: str, dropped: list[str], unlocked: list[str]) -> Turn:
+    """As much of a past turn as prompts tell of it."""
+    return Turn(
+        index=index,
+        frame=None,
+        messages=(),
+        reply=Reply(),
+        outcome=Outcome(outcome),
+        detail="",
+        actions=tuple(done),
+        dropped=tuple(dropped),
+        rewards={},
+        reward=0.0,
+        unlocked=tuple(unlocked),
+        terminated=False,
+        truncated=False,
+        state_sha256=None,
+        timings={},
+    )

@@ -1,0 +1,166 @@
+"""The ``play`` step: a few episodes, one after the other, each stored whole or in segments, each under the step's fence."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from app import db
+from app.models import Episode
+from app.plots.eval import policy_of
+from app.records import EpisodeKey, Frame, TextPart, Turn
+from app.settings import get_settings
+from app.specs.eval import EvalSpec
+from app.store import episodes, events
+from workers.rollout import envs, policies
+from workers.rollout.envs.base import Environment
+from workers.rollout.play import Game, PlayOptions
+from workers.rollout.policies.base import Policy
+from workers.runner import Drain, StepContext, failure
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    """Play the step's episodes; those that are done already are left as they are."""
+    spec: EvalSpec = context.spec
+    table = Table(context=context, options=PlayOptions.of(spec))
+    failed = 0
+    wanted = [EpisodeKey(iteration=i, seed=s, member=m) for i, s, m in context.payload["episodes"]]
+    for number, key in enumerate(wanted):
+        if number and time.monotonic() - context.started > get_settings().step_budget_s:
+            raise Drain("its time is used up")
+        name = policy_of(context.claim.spec, key.member)
+        failed += _one(table, key, name)
+        context.progress(number + 1)
+    return {"played": len(wanted) - failed, "failed": failed}
+
+
+@dataclass(slots=True, kw_only=True)
+class Table:
+    """What the episodes of one step share: options, a world to be reused, and the texts that are stored already."""
+
+    context: StepContext
+    options: PlayOptions
+    env: Environment | None = None
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def world(self) -> Environment:
+        """A world for the next episode; every episode begins with a reset, so one serves all."""
+        if self.env is None:
+            self.env = envs.make(self.options.env, dict(self.options.env_config))
+        return self.env
+
+    def system_sha256(self, turn: Turn) -> str | None:
+        """Store the system text of a turn if it is new; give its hash."""
+        text = next((p.text for m in turn.messages if m.role == "system" for p in m.parts if isinstance(p, TextPart)), None)
+        if text is None:
+            return None
+        if text not in self.texts:
+            sha256 = hashlib.sha256(text.encode()).hexdigest()
+            episodes.save_texts({sha256: text})
+            self.texts[text] = sha256
+        return self.texts[text]
+
+
+def _one(table: Table, key: EpisodeKey, policy_name: str) -> bool:
+    """Play one episode; True when it failed, which is a row with its error and no reason to stop the others."""
+    with db.reading() as session:
+        present = episodes.find(session, table.context.job_id, key)
+    if present is not None and present.state == "done":
+        return False
+    error = failure(lambda: asyncio.run(_Sitting(table, key, policy_name, present).play()))
+    if error is None:
+        return False
+    table.env = None  # whatever broke may have left the world half way
+    with table.context.write() as session:
+        episodes.save_segment(
+            session, {**_names(table, key, policy_name), "state": "failed", "error": error, "snapshot": None}, []
+        )
+        message = f"seed {key.seed} ({policy_name}) failed: {error}"
+        events.append(session, table.context.job_id, "episode.failed", message, level="error", step_id=table.context.step_id)
+    return True
+
+
+def _names(table: Table, key: EpisodeKey, policy_name: str) -> dict[str, Any]:
+    world = table.env
+    return {
+        "job_id": table.context.job_id,
+        "step_id": table.context.step_id,
+        "iteration": key.iteration,
+        "seed": key.seed,
+        "member": key.member,
+        "env": table.options.env,
+        "env_version": world.version if world else "",
+        "policy": policy_name,
+    }
+
+
+class _Sitting:
+    """One policy playing one episode, with what is not stored yet."""
+
+    def __init__(self, table: Table, key: EpisodeKey, policy_name: str, present: Episode | None) -> None:
+        self._table, self._key, self._policy_name = table, key, policy_name
+        self._resumed = present if present is not None and present.state == "running" else None
+        self._turns: list[tuple[Turn, str | None]] = []
+        self._frames: list[Frame] = []
+        self._saved_at = time.monotonic()
+
+    def _game(self, policy: Policy) -> Game:
+        options, world = self._table.options, self._table.world()
+        if self._resumed is not None and self._resumed.snapshot is not None:
+            return Game.resume(options, policy, self._key, self._resumed.snapshot, world)
+        return Game.begin(options, policy, self._key, world)
+
+    async def play(self) -> None:
+        """Play to the end, storing a segment whenever one is full. On a drain, store what there is and pass it on."""
+        policy = policies.make(self._policy_name)
+        game = self._game(policy)
+        while not game.ended:
+            try:
+                self._table.context.check()
+            except Drain:
+                self._save(game, "running")
+                raise
+            turn, frame = await game.turn()
+            self._turns.append((turn, self._table.system_sha256(turn)))
+            if frame is not None:
+                self._frames.append(frame)
+            if time.monotonic() - self._saved_at > get_settings().segment_s:
+                self._save(game, "running")
+        self._save(game, "done")
+
+    def _save(self, game: Game, state: str) -> None:
+        last = game.frame() if state == "done" else None
+        episodes.save_frames([*self._frames, *([last] if last else [])])
+        values = {
+            **_names(self._table, self._key, self._policy_name),
+            **_figures(game),
+            "state": state,
+            "error": None,
+            "last_frame": last.sha256 if last else None,
+            "snapshot": game.snapshot() if state == "running" else None,
+        }
+        with self._table.context.write() as session:
+            episodes.save_segment(session, values, self._turns)
+        self._turns, self._frames, self._saved_at = [], [], time.monotonic()
+
+
+def _figures(game: Game) -> dict[str, Any]:
+    env, totals = game.env, game.totals
+    achievements = env.unlocked()
+    return {
+        "policy_version": game.policy.version,
+        "ended": game.ended,
+        "turns": totals.turns,
+        "length": env.length,
+        "returns": {name: float(value) for name, value in totals.returns.items()},
+        "achievements": achievements,
+        "unlocked": len(achievements),
+        "outcomes": dict(totals.outcomes),
+        "terminated": env.ended is not None and env.ended != "length",
+        "truncated": env.ended == "length",
+        "sha256": totals.chain,
+        "timings": {name: round(value, 3) for name, value in totals.timings.items()},
+    }

@@ -1,0 +1,29 @@
+"""Every Celery task. One for each queue: a message says that work waits there, not which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.broker import celery, task_name
+from app.models import Queue
+from workers.runner import run_hint
+
+STEPS = {
+    "play": "workers.rollout.play_step:run",
+    "report": "workers.rollout.report:run",
+    "filter": "workers.rollout.export:run",
+    "noop": "workers.noop:run",
+}
+"""The step kinds that workers of this version know, and where each is done."""
+
+
+@celery.task(bind=True, name=task_name(Queue.ROLLOUT))
+def run_rollout(self: Any, step_id: str) -> None:
+    """Run the best step that waits in the rollout queue."""
+    run_hint(Queue.ROLLOUT, STEPS, hint=self.request.id)
+
+
+@celery.task(bind=True, name=task_name(Queue.DATA))
+def run_data(self: Any, step_id: str) -> None:
+    """Run the best step that waits in the data queue."""
+    run_hint(Queue.DATA, STEPS, hint=self.request.id)
