@@ -302,6 +302,10 @@ class UnknownAction(InvalidInput):
         super().__init__(f"no action named {name!r}{did_you_mean(name, names)} (known: {', '.join(names)})")
 
 
+class BadFrame(InvalidInput):
+    """Bytes that are no frame: not a whole 8-bit RGB PNG."""
+
+
 class BadSnapshot(InvalidInput):
     """Bytes that are no snapshot of this environment or this version of it."""
 
