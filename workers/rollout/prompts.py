@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from app.errors import InvalidInput, MissingFrame, UnknownName
-from app.records import ImagePart, Message, Outcome, Part, Reply, Role, TextPart, ToolCall, Turn
+from app.records import ImagePart, Message, Outcome, Part, Reply, TextPart, ToolCall, Turn
 from workers.rollout.actions import ARGUMENT, MAX_ACTIONS, REPLY_FORMATS, TOOL, ReplyFormat
 
 RulesLevel = Literal["none", "short", "full"]
@@ -270,17 +270,3 @@ def _read_calls(calls: object) -> Iterable[ToolCall]:
         if not isinstance(name, str) or not isinstance(arguments, str):
             raise InvalidInput("a tool call is {'function': {'name': text, 'arguments': text}}")
         yield ToolCall(name=name, arguments=arguments)
-
-
-def message_to_json(message: Message) -> dict[str, Any]:
-    """A message as plain JSON values for the store: frames stay names, nothing is inlined."""
-    parts = [{"text": part.text} if isinstance(part, TextPart) else {"frame": part.sha256} for part in message.parts]
-    calls = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
-    return {"role": message.role, "parts": parts, **({"tool_calls": calls} if calls else {})}
-
-
-def message_from_json(value: Mapping[str, Any]) -> Message:
-    """The inverse of ``message_to_json``."""
-    parts = tuple(TextPart(text=p["text"]) if "text" in p else ImagePart(sha256=p["frame"]) for p in value["parts"])
-    calls = tuple(ToolCall(name=c["name"], arguments=c["arguments"]) for c in value.get("tool_calls", ()))
-    return Message(role=cast(Role, value["role"]), parts=parts, tool_calls=calls)

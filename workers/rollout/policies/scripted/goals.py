@@ -1,0 +1,381 @@
+"""What the player does next, and why: reflexes first, then the body's needs, then work, then exploring.
+
+A plan is a way and what to do at its end. It is kept until it is done, stops making sense, or is a few looks old,
+because finding one costs far more than following it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from workers.rollout.policies.scripted import kinds, needs, shelter
+from workers.rollout.policies.scripted.memory import MOVES, WIDTH, Memory
+from workers.rollout.policies.scripted.paths import AROUND, NEAR_3X3, Kind, best_lookout, entry_costs, flood
+from workers.rollout.policies.scripted.sight import Sight
+
+MOVE_BY = {dy * WIDTH + dx: action for action, (dx, dy) in MOVES.items()}
+DIGGABLE = frozenset({kinds.TREE, kinds.STONE, kinds.COAL, kinds.IRON, kinds.DIAMOND})
+FOES = ("zombie", "skeleton")
+CLOSE, WIDE = 20, 60
+"""Steps: as far as a second table is not worth its wood, and as far as anything is looked for."""
+PLAN_LOOKS = 8
+"""A plan older than this is made anew, for better things may have come into sight."""
+NAP_LIGHT = 0.9
+"""Daylight above which zombies on grass go away by themselves."""
+
+Decision = tuple[str, str]
+"""An action, and the goal that it serves, in words."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """A way, and what to use at its end."""
+
+    goal: str
+    path: list[int] = field(default_factory=list)
+    target: int | None = None
+    """The cell to use from the end of the way; None when arriving is all."""
+    kind: Kind | None = None
+    """What ``target`` must still be for the plan to make sense."""
+    since: int = 0
+
+
+class Goals:
+    """Decides one action at a time. Its whole state is the plan and the shelter that it is making."""
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.shelter: tuple[int, int] | None = None
+        """(door cell, direction inwards) of the shelter being made."""
+
+    def decide(self, sight: Sight, memory: Memory) -> Decision:
+        """The next action and its goal."""
+        return _Turn(self, sight, memory).decide()
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as plain JSON values."""
+        return {"plan": asdict(self.plan) if self.plan else None, "shelter": self.shelter}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Goals:
+        """The inverse of ``to_json``."""
+        goals = cls()
+        goals.plan = Plan(**value["plan"]) if value["plan"] else None
+        goals.shelter = tuple(value["shelter"]) if value["shelter"] else None
+        return goals
+
+
+class _Turn:
+    """One decision: what is seen now, beside what is kept between decisions."""
+
+    def __init__(self, goals: Goals, sight: Sight, memory: Memory) -> None:
+        self.goals, self.sight, self.memory = goals, sight, memory
+        self.have = sight.items.get
+        dx, dy = sight.facing
+        self.faced = memory.at + dy * WIDTH + dx
+        self.dark = sight.daylight < needs.DARK
+        self.costs = entry_costs(sight.items, dark=self.dark)
+
+    def decide(self) -> Decision:
+        if self.sight.sleeping and self.sight.energy < 9:
+            return "sleep", "sleep until rested"
+        return (
+            self.fight()
+            or self.make()
+            or self.place()
+            or self.rest()
+            or self.make_shelter()
+            or self.nap()
+            or self.follow()
+            or self.survive()
+            or self.take_cover()
+            or self.gather_sapling()
+            or self.craft()
+            or self.work()
+            or self.explore()
+        )
+
+    # Reflexes: no way is looked for.
+
+    def fight(self) -> Decision | None:
+        """Hit what stands beside the player and would hit first."""
+        beside = [self.memory.at + step for step in AROUND]
+        foes = [cell for cell in beside if self.memory.creatures.get(cell) in FOES]
+        if not foes:
+            return None
+        cell = self.faced if self.faced in foes else foes[0]
+        return self.use(cell), f"defeat the {self.memory.creatures[cell]}"
+
+    def make(self) -> Decision | None:
+        """Make whatever can be made here."""
+        if not self.near(kinds.TABLE):
+            return None
+        tools = [*needs.WOOD_TOOLS, *needs.STONE_TOOLS, *(needs.IRON_TOOLS if self.near(kinds.FURNACE) else ())]
+        for tool in tools:
+            if needs.affordable(self.sight, tool):
+                return f"make_{tool}", f"make {_a(tool)}"
+        return None
+
+    def place(self) -> Decision | None:
+        """Place what is due where the player stands: a sapling, a first stone, a furnace by the table."""
+        if self.have("sapling") and self.open(self.faced) and self.memory.map[self.faced] == kinds.GRASS:
+            return "place_plant", "place a sapling"
+        can_close = self.open(self.faced) or self.memory.map[self.faced] == kinds.WATER
+        if "place_stone" not in self.sight.unlocked and self.have("stone") and can_close:
+            return "place_stone", "place a stone"
+        if self.near(kinds.TABLE) and not self.near(kinds.FURNACE) and self.have("stone", 0) >= needs.FURNACE_STONE:
+            due = "place_furnace" not in self.sight.unlocked or self.iron_ready()
+            if due:
+                return self.put("place_furnace", "place a furnace", beside=kinds.TABLE)
+        return None
+
+    def rest(self) -> Decision | None:
+        """Sleep or wait in a closed room for as long as that is better than going out."""
+        sight = self.sight
+        if not shelter.sealed(self.memory):
+            return None
+        if sight.energy < 9 and (self.dark or sight.energy <= 6 or "wake_up" not in sight.unlocked or sight.health < 6):
+            return "sleep", "sleep in the shelter"
+        if sight.health <= 5 and min(sight.food, sight.drink) > 1:
+            return "noop", "rest in the shelter"
+        return None
+
+    def nap(self) -> Decision | None:
+        """Sleep once in bright daylight with nobody in sight, only to wake up."""
+        sight = self.sight
+        if "wake_up" in sight.unlocked or not 7 <= sight.energy <= 8 or sight.daylight < NAP_LIGHT or sight.health < 8:
+            return None
+        if any(name in FOES for name in self.memory.creatures.values()):
+            return None
+        return "sleep", "take a nap"
+
+    # Shelter.
+
+    def make_shelter(self) -> Decision | None:
+        """Go on making the shelter that was begun: in, further in, back, close the door."""
+        if self.goals.shelter is None:
+            return None
+        door, step = self.goals.shelter
+        outer, inner, at = door + step, door + 2 * step, self.memory.at
+        goal = "make a shelter"
+        if at == door:
+            return self.towards(outer), goal
+        if at == inner:
+            return self.towards(outer), goal
+        if at == outer and self.faced == inner:
+            return self.towards(inner), goal
+        if at == outer and self.faced == door and self.have("stone") and self.open(door):
+            self.goals.shelter = None
+            return "place_stone", goal
+        self.goals.shelter = None
+        return None
+
+    def take_cover(self) -> Decision | None:
+        """Begin a shelter when tired in the dark, worn out or badly hurt."""
+        sight = self.sight
+        tired = sight.energy <= 2 or (self.dark and sight.energy <= 6)
+        hurt = sight.health <= 3
+        if not (tired or hurt):
+            return None
+        if self.have("wood_pickaxe"):
+            reach = flood(self.memory, self.costs, limit=CLOSE)
+            found = shelter.find(self.memory, reach, stones=self.have("stone", 0))
+            if found:
+                path = reach.path(found[0])
+                if not path:
+                    self.goals.shelter = found
+                    return self.make_shelter()
+                return self.start(Plan("find shelter", path))
+        if sight.energy <= 1 and not any(name in FOES for name in self.memory.creatures.values()):
+            return "sleep", "sleep where I stand"
+        return None
+
+    # Needs and work: a way is looked for, and kept as the plan.
+
+    def survive(self) -> Decision | None:
+        """Drink or eat before anything else when it is high time."""
+        wants: dict[Kind, int] = {}
+        if self.sight.drink <= needs.THIRSTY:
+            wants[kinds.WATER] = 0
+        if self.sight.food <= needs.HUNGRY:
+            wants["cow"] = wants[kinds.RIPE] = 0
+        if not wants:
+            return None
+        return self.nearest(wants, WIDE) or ("cow" in wants and self.last_cow()) or None
+
+    def last_cow(self) -> Decision | None:
+        """Go where a cow was last seen."""
+        reach = flood(self.memory, self.costs, limit=WIDE, goals=self.memory.cows)
+        if reach.goal is None or not reach.path(reach.goal):
+            return None
+        return self.start(Plan("look for a cow", reach.path(reach.goal)))
+
+    def gather_sapling(self) -> Decision | None:
+        """Search the grass ahead for a sapling, until one was placed."""
+        if "place_plant" in self.sight.unlocked or self.have("sapling"):
+            return None
+        ground = self.memory.map
+        if self.open(self.faced) and ground[self.faced] == kinds.GRASS:
+            return "do", "search the grass for a sapling"
+        for step in AROUND:
+            ahead, beyond = self.memory.at + step, self.memory.at + 2 * step
+            if self.open(ahead) and self.open(beyond) and ground[beyond] == kinds.GRASS:
+                return MOVE_BY[step], "find grass to search"
+        return None
+
+    def craft(self) -> Decision | None:
+        """Go to a table, or build one, when there is something to make."""
+        tools = self.ready_tools()
+        if not tools:
+            return None
+        goal = f"make {_a(tools[0])}"
+        iron = tools[0] in needs.IRON_TOOLS
+        spots = self.spots(kinds.TABLE, kinds.FURNACE) if iron else self.spots(kinds.TABLE)
+        spots = spots or (self.spots(kinds.TABLE) if iron and self.have("stone", 0) >= needs.FURNACE_STONE else spots)
+        rich = self.have("wood", 0) >= needs.TABLE_WOOD + len(tools) and (
+            not iron or self.have("stone", 0) >= needs.FURNACE_STONE
+        )
+        reach = flood(self.memory, self.costs, limit=CLOSE if rich else WIDE, goals=spots) if spots else None
+        if reach and reach.goal is not None and (path := reach.path(reach.goal)):
+            return self.start(Plan(f"go to the table to {goal}", path))
+        return self.put("place_table", f"place a table to {goal}") if rich else None
+
+    def work(self) -> Decision | None:
+        """Go to the nearest thing that is wanted."""
+        return self.nearest(needs.wants(self.sight), WIDE)
+
+    def explore(self) -> Decision:
+        """Go where most unknown ground comes into sight."""
+        reach = flood(self.memory, self.costs, limit=WIDE)
+        lookout = best_lookout(self.memory, reach, needs.hints(self.sight))
+        plan = Plan("explore", reach.path(lookout)) if lookout is not None else Plan("wait")
+        return self.start(plan) or ("noop", "wait")
+
+    # Tools of the trade.
+
+    def ready_tools(self) -> list[str]:
+        """Missing tools of the first level that can be paid for in full, or as far as needed."""
+        for tools in (needs.WOOD_TOOLS, needs.STONE_TOOLS, needs.IRON_TOOLS):
+            ready = [tool for tool in tools if needs.affordable(self.sight, tool)]
+            if ready and self.enough(tools):
+                return ready
+        return []
+
+    def enough(self, tools: tuple[str, ...]) -> bool:
+        """True when it is time to go to the table for these tools."""
+        wood, stone = self.have("wood", 0), self.have("stone", 0)
+        count = needs.missing(self.sight, tools)
+        if tools == needs.WOOD_TOOLS:
+            return wood >= count
+        if tools == needs.STONE_TOOLS:
+            return wood >= count and stone >= needs.stone_wanted(self.sight) - 1
+        return self.iron_ready()
+
+    def iron_ready(self) -> bool:
+        """True when an iron tool is missing and its materials are here."""
+        return any(needs.affordable(self.sight, tool) for tool in needs.IRON_TOOLS)
+
+    def nearest(self, wants: dict[Kind, int], limit: int) -> Decision | None:
+        """Plan to use the nearest of the wanted kinds."""
+        reach = flood(self.memory, self.costs, limit=limit, wants=wants)
+        found = [
+            (reach.touched[kind][0] + handicap, str(kind), kind) for kind, handicap in wants.items() if kind in reach.touched
+        ]
+        if not found:
+            return None
+        kind = min(found)[2]
+        _, cell, target = reach.touched[kind]
+        return self.start(Plan(needs.GOALS[kind], reach.path(cell), target, kind))
+
+    def start(self, plan: Plan) -> Decision | None:
+        """Take up a plan and make its first move."""
+        plan.since = self.memory.looks
+        self.goals.plan = plan
+        return self.follow()
+
+    def follow(self) -> Decision | None:
+        """Go on with the plan while it makes sense."""
+        plan = self.goals.plan
+        if plan is None:
+            return None
+        if plan.path and plan.path[0] == self.memory.at:
+            plan.path.pop(0)
+        if self.sensible(plan):
+            if plan.path:
+                return self.towards(plan.path[0]), plan.goal
+            if plan.target is not None:
+                return self.use(plan.target), plan.goal
+        self.goals.plan = None
+        return None
+
+    def sensible(self, plan: Plan) -> bool:
+        """True while the plan is fresh, its next cell can be entered, and its target is still there."""
+        if self.memory.looks - plan.since > PLAN_LOOKS or (plan.kind in FOES and plan.since != self.memory.looks):
+            return False
+        if plan.target is not None and self.kind(plan.target) != plan.kind:
+            return False
+        if plan.path:
+            ahead = plan.path[0]
+            return ahead - self.memory.at in MOVE_BY and self.costs[self.memory.map[ahead]] > 0
+        return plan.target is not None and plan.target - self.memory.at in MOVE_BY
+
+    def kind(self, cell: int) -> Kind:
+        """What is on a cell: a creature's name, else the kind of ground."""
+        return self.memory.creatures.get(cell) or self.memory.map[cell]
+
+    def towards(self, cell: int) -> str:
+        """The action that brings the player nearer to entering a neighbouring cell."""
+        if self.open(cell):
+            return MOVE_BY[cell - self.memory.at]
+        if self.faced != cell:
+            return MOVE_BY[cell - self.memory.at]
+        if cell in self.memory.creatures:
+            return "do"
+        return "place_stone" if self.memory.map[cell] == kinds.WATER else "do"
+
+    def use(self, cell: int) -> str:
+        """The action that uses a neighbouring cell, or turns to it first."""
+        return "do" if self.faced == cell else MOVE_BY[cell - self.memory.at]
+
+    def open(self, cell: int) -> bool:
+        """True when the cell is free ground with nobody on it."""
+        return self.memory.map[cell] in kinds.FREE and cell not in self.memory.creatures
+
+    def near(self, kind: int) -> bool:
+        """True when this kind is within the 3x3 cells around the player."""
+        return any(self.memory.map[self.memory.at + step] == kind for step in NEAR_3X3)
+
+    def spots(self, *kinds: int) -> Collection[int]:
+        """Cells from which all these kinds are within the 3x3 cells around."""
+        sets = [{cell + step for cell in _all(self.memory.map, kind) for step in NEAR_3X3} for kind in kinds]
+        return set.intersection(*sets)
+
+    def put(self, action: str, goal: str, beside: int | None = None) -> Decision | None:
+        """Place something on the faced cell, or make a faced cell for it, without leaving ``beside``."""
+        if self.open(self.faced):
+            return action, goal
+        if self.memory.map[self.faced] in DIGGABLE and self.costs[self.memory.map[self.faced]]:
+            return "do", goal
+        for step in AROUND:
+            ahead, beyond = self.memory.at + step, self.memory.at + 2 * step
+            if self.memory.map[ahead] in DIGGABLE and self.costs[self.memory.map[ahead]]:
+                return MOVE_BY[step], goal
+            stays = beside is None or any(self.memory.map[ahead + near] == beside for near in NEAR_3X3)
+            if self.open(ahead) and self.open(beyond) and stays:
+                return MOVE_BY[step], goal
+        return None
+
+
+def _all(ground: bytearray, kind: int) -> list[int]:
+    cells, at = [], ground.find(kind)
+    while at >= 0:
+        cells.append(at)
+        at = ground.find(kind, at + 1)
+    return cells
+
+
+def _a(tool: str) -> str:
+    words = tool.replace("_", " ")
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
