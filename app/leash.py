@@ -1,4 +1,4 @@
-"""Runs a command that ends when the process that asked for it ends, even by SIGKILL. Standard library only; imports nothing of synthq.
+"""Runs a command that ends when the process that asked for it ends, even by SIGKILL. Imports the standard library only.
 
     python -I -S app/leash.py PARENT_PID SIGNAL_NUMBER COMMAND...
 

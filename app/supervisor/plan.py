@@ -1,0 +1,131 @@
+"""What ``synthq up`` is asked to run, made into a list of processes. Looks, and starts nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app import procfile
+from app.errors import BadFlag, Conflict, did_you_mean
+from app.flower_process import FlowerSettings
+from app.procfile import Role
+from app.settings import Settings
+
+DEFAULT_WORKERS = {"rollout": 2}
+"""Processes of a worker role when ``--workers`` does not say; others have one."""
+API, SCHEDULER, FLOWER = "api", "scheduler", "flower"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The flags of ``synthq up``."""
+
+    workers: Mapping[str, int] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
+    flower: bool = True
+    port: int | None = None
+    procfile: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One process to run: ``rollout-2`` of the role ``rollout``."""
+
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Processes in the order in which they start, and a sentence for each role that is left out."""
+
+    processes: tuple[Planned, ...]
+    skipped: tuple[str, ...]
+
+
+def workers_flag(words: Iterable[str]) -> dict[str, int]:
+    """``rollout=2`` and ``rollout=2,trainer=1`` as numbers. Raises BadFlag."""
+    counts: dict[str, int] = {}
+    for word in (part for each in words for part in each.split(",")):
+        name, equals, number = word.partition("=")
+        if not equals or not name.strip() or not number.strip().isascii() or not number.strip().isdigit():
+            raise BadFlag(f"--workers {word} is no role with a number of processes, such as rollout=2")
+        counts[name.strip()] = int(number)
+    return counts
+
+
+def make(options: Options, settings: Settings) -> Plan:
+    """Choose the processes. Raises BadFlag for a name that the Procfile does not have."""
+    roles = procfile.read(options.procfile or procfile.find())
+    _check_names(options, roles)
+    planned: list[Planned] = []
+    skipped: list[str] = []
+    for role in roles:
+        if options.only and role.name not in options.only:
+            continue
+        if why := _why_not(role, options, settings):
+            skipped.append(f"{role.name}: {why}")
+            continue
+        planned += _processes(role, options)
+    if not planned:
+        raise BadFlag(f"nothing to run: {'; '.join(skipped) or 'every role was given 0 processes'}")
+    return Plan(processes=tuple(planned), skipped=tuple(skipped))
+
+
+def _check_names(options: Options, roles: list[Role]) -> None:
+    for flag, names, known in (
+        ("--only", options.only, [role.name for role in roles]),
+        ("--workers", tuple(options.workers), [role.name for role in roles if role.is_worker]),
+    ):
+        for name in names:
+            if name not in known:
+                raise BadFlag(f"{flag} {name}: no such role{did_you_mean(name, known)} (known: {', '.join(known)})")
+
+
+def _why_not(role: Role, options: Options, settings: Settings) -> str | None:
+    """Why a role stays out of this run, or None."""
+    if module := role.missing():
+        return f"not in this release yet ({module} is missing)"
+    if role.name != FLOWER:
+        return None
+    flower = FlowerSettings()
+    if not options.flower or not flower.port:
+        return "left out on request"
+    if importlib.util.find_spec("flower") is None:
+        return "the package flower is not installed; `pip install 'synthq[flower]'` brings it"
+    if taken("127.0.0.1", flower.port):
+        return f"port {flower.port} is taken by another program; SYNTHQ_FLOWER_PORT gives it another one"
+    return None
+
+
+def _processes(role: Role, options: Options) -> list[Planned]:
+    if not role.is_worker:
+        return [Planned(name=role.name, role=role)]
+    count = options.workers.get(role.name, DEFAULT_WORKERS.get(role.name, 1))
+    return [Planned(name=f"{role.name}-{number}", role=role) for number in range(1, count + 1)]
+
+
+def choose_port(host: str, port: int) -> int:
+    """The port that the api gets; 0 asks for any free one. Raises Conflict when it is taken."""
+    if port == 0:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return int(probe.getsockname()[1])
+    if taken(host, port):
+        raise Conflict(f"port {port} on {host} is taken by another program; set SYNTHQ_API_PORT or give --port (0: any free one)")
+    return port
+
+
+def taken(host: str, port: int) -> bool:
+    """Whether a port cannot be listened on. A port that was just given up can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
