@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, or_, select, update
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
 from app import db
@@ -48,7 +49,8 @@ def claimable(queue: Queue | str) -> ColumnElement[bool]:
 
 def running_count() -> Any:
     """Running steps of the job in the surrounding query."""
-    count = select(func.count()).where(col(Step.job_id) == Job.id, col(Step.state) == StepState.RUNNING)
+    busy = aliased(Step)
+    count = select(func.count()).select_from(busy).where(col(busy.job_id) == Job.id, col(busy.state) == StepState.RUNNING)
     return count.correlate(Job).scalar_subquery()
 
 

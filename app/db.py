@@ -138,6 +138,16 @@ def clock(session: Session) -> float:
     return float(session.connection().execute(now().select()).scalar_one())
 
 
+SQLITE_OUTAGES = ("locked", "busy", "unable to open", "disk i/o", "disk is full", "readonly")
+"""What SQLite says when waiting may help. It uses the same error class for a mistake in a statement."""
+
+
+def is_outage(error: OperationalError) -> bool:
+    """Whether the database could not be used just now, in contrast to a statement that can never work."""
+    text = str(error.orig).lower()
+    return type(error.orig).__module__.split(".")[0] != "sqlite3" or any(word in text for word in SQLITE_OUTAGES)
+
+
 def wait_until_ready(timeout_s: float = 30.0) -> None:
     """Block until the database answers. Raises StoreUnavailable with the driver's own words."""
     deadline = time.monotonic() + timeout_s

@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, select, update
 from sqlmodel import Session, col
 
 from app import broker, db
-from app.claims import claimable
+from app.claims import claimable, running_count
 from app.heartbeat import live_workers
 from app.models import Job, JobState, Outbox, Queue, Step, StepState, Worker
 from app.settings import get_settings
@@ -25,16 +25,10 @@ KEEP_SENT_S = 3600.0
 
 def waiting(session: Session, queue: Queue | str) -> int:
     """Steps of a queue that could be claimed now, each job counted up to its own limit."""
-    running = (
-        select(col(Step.job_id), func.count().label("count"))
-        .where(col(Step.state) == StepState.RUNNING)
-        .group_by(col(Step.job_id))
-        .subquery()
-    )
     query = (
-        select(func.count(), col(Job.max_parallel), func.coalesce(func.max(running.c.count), 0))
+        select(func.count(), col(Job.max_parallel), running_count())
+        .select_from(Step)
         .join(Job, col(Job.id) == Step.job_id)
-        .outerjoin(running, running.c.job_id == Step.job_id)
         .where(claimable(queue), col(Job.state).in_([JobState.QUEUED, JobState.RUNNING]))
         .group_by(col(Job.id), col(Job.max_parallel))
     )

@@ -15,7 +15,7 @@ import uuid
 
 from sqlalchemy.exc import OperationalError
 
-from app import broker, db
+from app import broker, db, migrate
 from app.errors import BrokerUnavailable
 from app.heartbeat import lead, resign
 from app.logs import set_up_logging
@@ -53,6 +53,8 @@ class Scheduler:
             try:
                 self._sleep() if self._leads() and self._round() else self._stop.wait(get_settings().poll_s)
             except OperationalError as error:
+                if not db.is_outage(error):
+                    raise
                 log.warning("the database does not answer, trying again: %s", error.orig)
                 self._stop.wait(get_settings().poll_s)
         resign(LEAD, self.owner)
@@ -96,7 +98,7 @@ class Scheduler:
 def main() -> None:
     """Run a scheduler until SIGTERM or SIGINT."""
     set_up_logging()
-    db.wait_until_ready()
+    migrate.upgrade()
     scheduler = Scheduler()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: scheduler.stop())

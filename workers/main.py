@@ -11,14 +11,16 @@ import os
 import secrets
 import socket
 import threading
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 from celery import signals
+from celery.exceptions import SecurityWarning
 from sqlalchemy.exc import OperationalError
 
-from app import broker, claims, db, heartbeat
+from app import broker, claims, heartbeat, migrate
 from app.errors import InvalidInput, NotHere, SynthqError, UnknownName
 from app.logs import set_up_logging
 from app.models import Queue
@@ -125,6 +127,7 @@ def connect(role_name: str, role: Role, slots: int) -> None:
 def arguments(role: Role, slots: int, name: str) -> list[str]:
     """Celery's command line for a worker of this role."""
     return [
+        "--quiet",
         "worker",
         "--hostname=" + name + "@%h",
         "--queues=" + ",".join(role.queues),
@@ -149,11 +152,13 @@ def main() -> None:
         if slots < 1:
             raise InvalidInput(f"--concurrency is {slots}; a worker needs at least 1 slot")
         set_up_logging()
-        db.wait_until_ready()
+        migrate.upgrade()
     except SynthqError as error:
         raise SystemExit(f"Error: {error}") from None
     os.environ.setdefault("SYNTHQ_WORKER_ID", f"{given.role}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
     connect(given.role, role, slots)
+    # The warning is about pickled messages read as root; these are JSON and hold ids only.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     from workers import tasks  # noqa: F401 - registers the tasks
 
     broker.celery.worker_main(arguments(role, slots, os.environ["SYNTHQ_WORKER_ID"]))

@@ -200,7 +200,7 @@ class Game:
             return ()  # no frames are kept and the policy reads no prompt: there is nothing to build one from
         description = None if prompt.image_only_mode else self.env.describe(self.env.status())
         sha256 = frame.sha256 if frame else None
-        return prompts.build(self._rules, description, sha256, self._history, prompt, self.env.actions)
+        return prompts.build(self._rules, description, sha256, tuple(self._history), prompt, self.env.actions)
 
     def _request(self, messages: tuple[Message, ...], frame: Frame | None) -> Request:
         return Request(

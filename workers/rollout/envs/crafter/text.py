@@ -12,11 +12,12 @@ from app.errors import InvalidInput
 
 SHORT = """\
 Crafter: a grid seen from above, you in the centre. A move turns you, and steps if the tile ahead is free. \
-do uses the faced tile: gather, drink, hit, eat. Stone, coal need a wood pickaxe; iron a stone one; diamond an iron
-one. \ Costs: table 2 wood, furnace 4 stone; tools (table within the 3x3 around you): wood 1 wood, stone 1 wood 1
-stone, \ iron 1 wood 1 coal 1 iron (furnace within it too). Lava kills. Actions: noop move_left move_right move_up
+do uses the faced tile: gather, drink, hit, eat. Pickaxe needed: wood for stone, coal; stone for iron; iron for diamond. \
+Costs: table 2 wood, furnace 4 stone; tools (table in the 3x3 around you): wood 1 wood, stone 1 wood 1 stone, \
+iron 1 wood 1 coal 1 iron (plus furnace). Lava kills.
+Actions: noop move_left move_right move_up
 move_down do sleep place_stone place_table place_furnace place_plant \ make_wood_pickaxe make_stone_pickaxe
-make_iron_pickaxe make_wood_sword make_stone_sword make_iron_sword Unlocked at the first time: collect_coal
+make_iron_pickaxe make_wood_sword make_stone_sword make_iron_sword Unlocked once each: collect_coal
 collect_diamond collect_drink collect_iron collect_sapling collect_stone \ collect_wood defeat_skeleton defeat_zombie
 eat_cow eat_plant make_iron_pickaxe make_iron_sword make_stone_pickaxe \ make_stone_sword make_wood_pickaxe
 make_wood_sword place_furnace place_plant place_stone place_table wake_up"""
@@ -112,6 +113,4 @@ def _listed(held: Mapping[str, int]) -> str:
 
 def _faced(status: Mapping[str, Any]) -> str:
     dx, dy = status["facing"]
-    view = status["view"]
-    row, column = len(view) // 2 + dy, len(view[0]) // 2 + dx
-    return f"{view[row][column]} ({DIRECTIONS[dx, dy]})"
+    return f"{status['faces']} ({DIRECTIONS[dx, dy]})"
