@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import fsspec
 from fsspec import AbstractFileSystem
+from sqlmodel import Session, select
 
 from app.errors import ArtifactDamaged, ArtifactNotFound
 from app.models import Artifact, new_id
@@ -61,6 +62,18 @@ def store_file(
         data=dict(data or {}),
         created_at=time.time(),
     )
+
+
+def record(session: Session, artifact: Artifact) -> Artifact:
+    """Add the row of a stored file, in place of what an earlier attempt of the same step recorded under this kind and name."""
+    same = (Artifact.step_id == artifact.step_id, Artifact.kind == artifact.kind, Artifact.name == artifact.name)
+    for earlier in session.exec(select(Artifact).where(*same)):
+        if earlier.sha256 == artifact.sha256:
+            return earlier
+        session.delete(earlier)
+    session.add(artifact)
+    session.flush()
+    return artifact
 
 
 def open_artifact(artifact: Artifact, *, verify: bool = False) -> BinaryIO:

@@ -1,0 +1,176 @@
+"""The report step of an eval: what its episodes came to, policy by policy. Nothing is played here, and nothing is guessed.
+
+Only episodes that were played to their end are scored. What failed and what is missing is told beside the scores.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any, Final
+
+from sqlmodel import Session, col, select
+
+from app import artifacts, db
+from app.models import Episode, Job
+from app.plots.eval import episodes_of, policy_of
+from app.scores import EpisodeScore, paired_difference, summarise
+from app.specs import EvalSpec, resolved
+from app.store.traces import NO_SNAPSHOT
+from workers.rollout import envs
+from workers.rollout.play import PlayOptions
+from workers.runner import StepContext
+
+MOST_TOLD: Final = 20
+"""Failed or missing episodes that the summary names; the report's file has them all."""
+EPISODES_A_CHECK: Final = 500
+NATIVE: Final = "native"
+"""The environment's own reward, which a score's return is made of."""
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    """Score the job's episodes, store ``report.json``, and give the job's summary."""
+    spec: EvalSpec = context.spec
+    with db.reading() as session:
+        rows = _episodes(session, context)
+        seconds = _seconds(session, context.job_id)
+    context.check()
+    done = [row for row in rows if row.state == "done"]
+    told = {
+        **_scores(spec, done),
+        **_counts(spec, rows),
+        **_cost(done, seconds),
+    }
+    path = context.workdir / "report.json"
+    path.write_text(json.dumps({**told, "results": [_result(row) for row in rows]}, indent=1) + "\n", encoding="utf-8")
+    artifact = artifacts.store_file(path, job_id=context.job_id, step_id=context.step_id, kind="report", name="report.json")
+    context.check()
+    with context.write() as session:
+        artifact = artifacts.record(session, artifact)
+    return {**told, "errors": told["errors"][:MOST_TOLD], "missing": told["missing"][:MOST_TOLD], "report": artifact.id}
+
+
+def _episodes(session: Session, context: StepContext) -> list[Episode]:
+    query = select(Episode).where(Episode.job_id == context.job_id).options(NO_SNAPSHOT)
+    query = query.order_by(col(Episode.seed), col(Episode.member), col(Episode.iteration))
+    rows: list[Episode] = []
+    for row in session.exec(query.execution_options(yield_per=EPISODES_A_CHECK)):
+        if len(rows) % EPISODES_A_CHECK == 0:
+            context.check()
+        rows.append(row)
+    return rows
+
+
+def _seconds(session: Session, job_id: str) -> float:
+    """Wall time since the job began, by the database's clock; a retry counts from the job's first beginning."""
+    job = session.get(Job, job_id)
+    begun = job.started_at if job is not None and job.started_at is not None else None
+    now = db.clock(session)
+    return max(0.0, now - begun) if begun is not None else 0.0
+
+
+def _scores(spec: EvalSpec, done: Sequence[Episode]) -> dict[str, Any]:
+    options = PlayOptions.of(spec)
+    names = envs.make(options.env, dict(options.env_config)).achievements
+    scores = {policy: [_score(row) for row in done if row.policy == policy] for policy in spec.eval.policies}
+    return {
+        "policies": {policy: {**summarise(mine, names), **_played(policy, done)} for policy, mine in scores.items()},
+        "differences": [{"a": a, "b": b, **paired_difference(scores[a], scores[b])} for a, b in combinations(scores, 2)],
+    }
+
+
+def _score(row: Episode) -> EpisodeScore:
+    return EpisodeScore(
+        seed=row.seed,
+        member=row.member,
+        policy=row.policy,
+        achievements=tuple(row.achievements),
+        return_=row.returns.get(NATIVE, 0.0),  # an episode of no turns has no sums
+        length=row.length,
+    )
+
+
+def _played(policy: str, done: Sequence[Episode]) -> dict[str, Any]:
+    """What a policy's replies were like, and how its episodes ended."""
+    mine = [row for row in done if row.policy == policy]
+    return {
+        "turns": sum(row.turns for row in mine),
+        "outcomes": _summed(row.outcomes for row in mine),
+        "ended": dict(sorted(Counter(row.ended for row in mine if row.ended).items())),
+    }
+
+
+def _counts(spec: EvalSpec, rows: Sequence[Episode]) -> dict[str, Any]:
+    """How many episodes were asked for, done, failed; which failed and why; which are missing."""
+    plain = resolved(spec)
+    states = {(row.iteration, row.seed, row.member): row.state for row in rows}
+    asked = episodes_of(plain)
+    missing = [key for key in asked if states.get(key) not in ("done", "failed")]
+    failed = [row for row in rows if row.state == "failed"]
+    return {
+        "episodes": {
+            "asked": len(asked),
+            "done": sum(states.get(key) == "done" for key in asked),
+            "failed": len(failed),
+            "missing": len(missing),
+        },
+        "errors": [
+            {
+                "episode": row.id,
+                "seed": row.seed,
+                "member": row.member,
+                "policy": row.policy,
+                "error": row.error or "no reason is known",
+            }
+            for row in failed
+        ],
+        "missing": [{"seed": seed, "member": member, "policy": policy_of(plain, member)} for _, seed, member in missing],
+    }
+
+
+def _cost(done: Sequence[Episode], seconds: float) -> dict[str, Any]:
+    """What the play took: ``timings`` are milliseconds by part, summed over all turns of all workers."""
+    turns = sum(row.turns for row in done)
+    return {
+        "seconds": round(seconds, 3),
+        "game_steps": sum(row.length for row in done),
+        "turns": turns,
+        "turns_per_s": round(turns / seconds, 3) if seconds else None,
+        "outcomes": _summed(row.outcomes for row in done),
+        "timings": {name: round(value, 3) for name, value in _summed(row.timings for row in done).items()},
+    }
+
+
+def _summed(tables: Any) -> dict[str, Any]:
+    """Tables of numbers added up, by name."""
+    columns: dict[str, list[float]] = {}
+    for table in tables:
+        for name, value in table.items():
+            columns.setdefault(name, []).append(value)
+    return {name: _total(values) for name, values in sorted(columns.items())}
+
+
+def _total(values: Sequence[float]) -> float:
+    return sum(values) if all(isinstance(value, int) for value in values) else math.fsum(values)
+
+
+def _result(row: Episode) -> dict[str, Any]:
+    """One episode's line in the report's file."""
+    return {
+        "episode": row.id,
+        "seed": row.seed,
+        "member": row.member,
+        "policy": row.policy,
+        "policy_version": row.policy_version,
+        "state": row.state,
+        "ended": row.ended,
+        "turns": row.turns,
+        "game_steps": row.length,
+        "achievements": row.achievements,
+        "returns": row.returns,
+        "outcomes": row.outcomes,
+        "sha256": row.sha256,
+    }
