@@ -1,0 +1,425 @@
+"""What the API takes and gives, as JSON. Times go out as RFC 3339 in UTC with milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints, WithJsonSchema
+
+from app.models import Job
+from app.store.jobs import Progress
+
+
+def rfc3339(seconds: float) -> str:
+    """UTC epoch seconds as RFC 3339, such as ``2026-11-23T04:55:01.250Z``."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Time = Annotated[
+    float,
+    PlainSerializer(rfc3339, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
+]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+Plain = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""Text without control characters."""
+LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class In(BaseModel):
+    """A request's body. Unknown fields are refused, and the nearest known name is told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Out(BaseModel):
+    """A response's body."""
+
+    model_config = ConfigDict(from_attributes=True, protected_namespaces=())
+
+
+class AfterIn(In):
+    """A job that must end first."""
+
+    job: str = Field(min_length=1, max_length=100, description="id, unique start of an id, name, or @last")
+    on: Literal["ok", "any"] = Field("ok", description="ok: only if that job succeeded; any: however it ended")
+
+
+class JobIn(In):
+    """A job to be made."""
+
+    kind: str = Field(min_length=1, max_length=40, description="eval, filter, ...")
+    spec: dict[str, Any] = Field(description="the spec's tables, as in a TOML file")
+    name: Name | None = Field(None, description="for people; the spec's own name unless given")
+    priority: int = Field(0, ge=-1000, le=1000, strict=True, description="higher goes first")
+    labels: dict[LabelKey, Annotated[Plain, Field(max_length=200)]] = Field(default_factory=dict, max_length=32)
+    after: list[AfterIn] = Field(default_factory=list, max_length=32, description="jobs that must end first")
+    source: Annotated[Plain, Field(max_length=255)] | None = Field(None, description="name of the file the spec came from")
+
+
+class KeyIn(In):
+    """A key to be made."""
+
+    name: Name = Field(description="whose key it is, for people")
+
+
+class AfterOut(Out):
+    """A job that must end first."""
+
+    job: str
+    on: Literal["ok", "any"]
+
+
+class ProgressOut(Out):
+    """How far a job is; a total of 0 is not known yet."""
+
+    done: int
+    failed: int
+    total: int
+    unit: Literal["episodes", "steps"]
+
+
+class JobLinks(Out):
+    """Where more of a job is."""
+
+    self: str
+    events: str
+    steps: str
+    traces: str
+    artifacts: str
+
+
+class JobOut(Out):
+    """A job."""
+
+    id: str
+    kind: str
+    name: str | None
+    state: State
+    reason: str | None = Field(description="why it failed or was cancelled")
+    waiting: str | None = Field(description="why it is not running; null when it runs or has ended")
+    attempt: int
+    priority: int
+    max_parallel: int | None
+    labels: dict[str, str]
+    spec: dict[str, Any] = Field(description="the resolved spec, every default written out")
+    spec_sha256: str
+    source: str | None
+    after: list[AfterOut]
+    submitted_by: str | None
+    summary: dict[str, Any] | None = Field(description="what came out, such as the scores of an eval")
+    progress: ProgressOut
+    cancel_requested: bool
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    links: JobLinks
+
+    @classmethod
+    def of(cls, job: Job, *, progress: Progress, waiting: str | None) -> JobOut:
+        """A job's row with what was counted for it."""
+        return cls.model_validate({**_job_fields(job), "progress": progress, "waiting": waiting})
+
+
+class SubmittedOut(JobOut):
+    """A job that was just accepted."""
+
+    warnings: list[str] = Field(description="what is allowed in the spec and looks like a mistake")
+
+    @classmethod
+    def accepted(cls, job: JobOut, warnings: Sequence[str]) -> SubmittedOut:
+        """The job with the warnings of its spec."""
+        return cls.model_construct(**{**dict(job), "warnings": list(warnings)})
+
+
+def _job_fields(job: Job) -> dict[str, Any]:
+    here = f"/v1/jobs/{job.id}"
+    more = {name: f"{here}/{name}" for name in ("events", "steps", "artifacts")}
+    links = {"self": here, "traces": f"/v1/traces?job={job.id}", **more}
+    return {**job.model_dump(), "cancel_requested": job.cancel_requested_at is not None, "links": links}
+
+
+class CheckedOut(Out):
+    """A job that would be accepted; nothing was stored."""
+
+    dry_run: Literal[True] = True
+    kind: str
+    name: str | None
+    spec: dict[str, Any]
+    spec_sha256: str
+    after: list[AfterOut]
+    warnings: list[str]
+
+
+class Page(Out):
+    """A page of a list."""
+
+    object: Literal["list"] = "list"
+    has_more: bool
+    next_cursor: str | None = Field(description="give it as `after` for the next page")
+
+
+class JobPage(Page):
+    """Jobs, newest first."""
+
+    data: list[JobOut]
+
+
+class EventOut(Out):
+    """Something that happened to a job. The numbers have no gaps."""
+
+    seq: int
+    at: Time
+    level: str
+    type: str
+    message: str
+    step_id: str | None
+    data: dict[str, Any]
+
+
+class EventPage(Out):
+    """Events in order."""
+
+    data: list[EventOut]
+    next_after: int = Field(description="give it as `after` for what comes next")
+    ended: bool = Field(description="the job has ended and no event is left")
+
+
+class StepOut(Out):
+    """A piece of a job that one worker runs."""
+
+    id: str
+    key: str
+    kind: str
+    queue: str
+    state: State
+    reason: str | None = Field(description="why the last attempt did not succeed")
+    job_attempt: int
+    attempt: int
+    max_attempts: int
+    owner: str | None
+    lease_until: Time | None
+    done: int
+    total: int
+    result: dict[str, Any] | None
+    created_at: Time
+    available_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+
+
+class StepList(Out):
+    """Steps of a job, in order."""
+
+    object: Literal["list"] = "list"
+    data: list[StepOut]
+
+
+class EpisodeOut(Out):
+    """A trace without its turns."""
+
+    id: str
+    job_id: str
+    job_name: str | None
+    step_id: str
+    iteration: int
+    seed: int
+    member: int
+    env: str
+    env_version: str
+    policy: str
+    policy_version: str
+    model: str | None
+    state: str
+    error: str | None
+    ended: str | None
+    turns: int
+    length: int = Field(description="game steps")
+    returns: dict[str, float]
+    achievements: dict[str, int] = Field(description="achievement -> game step that unlocked it")
+    unlocked: int
+    outcomes: dict[str, int] = Field(description="turns by outcome")
+    terminated: bool
+    truncated: bool
+    last_frame: str | None
+    sha256: str | None
+    timings: dict[str, float] = Field(description="milliseconds by part, summed over the turns")
+    created_at: Time
+    finished_at: Time | None
+
+
+class TracePage(Page):
+    """Traces, newest first."""
+
+    data: list[EpisodeOut]
+
+
+class TurnOut(Out):
+    """One prompt and one reply, and what came of it."""
+
+    index: int
+    frame: str | None = Field(description="sha256 of the frame the policy saw; GET /v1/frames/{sha256}")
+    messages: list[Any] = Field(description="the whole prompt, system text first; images by sha256")
+    reply: dict[str, Any]
+    outcome: str
+    detail: str
+    actions: list[str]
+    dropped: list[str]
+    reward: float
+    rewards: dict[str, float]
+    unlocked: list[str]
+    terminated: bool
+    truncated: bool
+    policy_version: str
+    state_sha256: str | None
+    timings: dict[str, float]
+    prompt_ids: list[int] | None
+    output_ids: list[int] | None
+    logprobs: list[float] | None
+
+
+class TurnPage(Out):
+    """Turns in order."""
+
+    object: Literal["list"] = "list"
+    data: list[TurnOut]
+    has_more: bool
+
+
+class ArtifactOut(Out):
+    """A file that a job made."""
+
+    id: str
+    job_id: str
+    step_id: str
+    kind: str
+    name: str
+    sha256: str
+    bytes: int
+    parents: list[str]
+    data: dict[str, Any]
+    created_at: Time
+
+
+class ArtifactList(Out):
+    """Artifacts of a job, oldest first."""
+
+    object: Literal["list"] = "list"
+    data: list[ArtifactOut]
+
+
+class WorkerOut(Out):
+    """A worker process."""
+
+    id: str
+    role: str
+    queues: list[str]
+    host: str
+    pid: int
+    slots: int
+    busy: int = Field(description="steps it holds")
+    state: Literal["live", "gone", "stopped"]
+    version: str
+    started_at: Time
+    heartbeat_at: Time
+    stopped_at: Time | None
+
+
+class WorkerList(Out):
+    """Workers."""
+
+    object: Literal["list"] = "list"
+    data: list[WorkerOut]
+
+
+class QueueOut(Out):
+    """How a queue stands."""
+
+    queue: str
+    waiting: int
+    running: int
+    oldest_s: float | None = Field(description="how long the longest-waiting claimable step has waited")
+    hints: int | None = Field(description="messages in the broker; null when it does not answer")
+    workers: int
+    slots: int
+    busy: int
+
+
+class QueueList(Out):
+    """Every queue."""
+
+    object: Literal["list"] = "list"
+    data: list[QueueOut]
+
+
+class KeyOut(Out):
+    """An API key, without the key."""
+
+    id: str
+    name: str
+    created_at: Time
+    revoked_at: Time | None
+
+
+class KeyList(Out):
+    """API keys in the store, oldest first."""
+
+    object: Literal["list"] = "list"
+    data: list[KeyOut]
+
+
+class KeyMade(KeyOut):
+    """A new API key. The key itself is shown this once."""
+
+    key: str
+
+
+class HealthOut(Out):
+    """The process answers."""
+
+    healthy: Literal[True] = True
+    version: str
+
+
+class VersionOut(Out):
+    """Which synthq answers."""
+
+    version: str
+
+
+class Part(Out):
+    """One thing that the API needs."""
+
+    ready: bool
+    detail: str
+
+
+class ReadyOut(Out):
+    """Whether jobs that are submitted now will run."""
+
+    ready: bool
+    parts: dict[str, Part]
+
+
+class FieldProblem(Out):
+    """One thing that is wrong in a request."""
+
+    key: str
+    message: str
+
+
+class Problem(Out):
+    """RFC 9457: what went wrong."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str
+    request_id: str
+    retryable: bool = Field(description="the same request may succeed later")
+    errors: list[FieldProblem] | None = None
