@@ -1,0 +1,242 @@
+"""How things look: data on stdout, messages on stderr, tables as plain text, colours only for a terminal that wants them.
+
+Text from the server is cleaned of control characters before it is printed, so that a job's name cannot drive a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, TextIO
+
+import click
+
+Json = dict[str, Any]
+
+SCHEMA_VERSION: Final = 1
+"""Of the objects that --json prints."""
+COLOURS: Final = {
+    "succeeded": "green",
+    "done": "green",
+    "failed": "red",
+    "error": "red",
+    "cancelled": "yellow",
+    "warning": "yellow",
+    "running": "cyan",
+}
+FIGURES: Final = ("achievements", "progress", "crafter_score", "return", "length")
+"""What a score table tells of each policy, in this order."""
+
+
+def out(text: str = "") -> None:
+    """Print data: a line on stdout."""
+    click.echo(text, color=colourful(sys.stdout))
+
+
+def say(text: str) -> None:
+    """Print a message: a line on stderr."""
+    click.echo(text, err=True, color=colourful(sys.stderr))
+
+
+def out_json(value: Mapping[str, Any]) -> None:
+    """Print one object on stdout, with the version of its form."""
+    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2, ensure_ascii=False))
+
+
+def out_json_line(value: Mapping[str, Any]) -> None:
+    """Print one object of a stream: one line on stdout, at once."""
+    click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **value}, ensure_ascii=False))
+
+
+def colourful(stream: TextIO) -> bool:
+    """May colours go to this stream?"""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def clean(value: object) -> str:
+    """A value as text on one line, without control characters."""
+    return "".join(c if c.isprintable() else " " for c in str(value))
+
+
+def coloured(word: object) -> str:
+    """A state or a level in its colour."""
+    text = clean(word)
+    return click.style(text, fg=COLOURS[text]) if text in COLOURS else text
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Rows as aligned lines under a line of headers. Columns that are empty everywhere are left out."""
+    body = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    kept = [i for i in range(len(headers)) if any(row[i] for row in body)]
+    lines = [[headers[i].upper() for i in kept], *([row[i] for i in kept] for row in body)]
+    widths = [max(len(click.unstyle(line[i])) for line in lines) for i in range(len(kept))]
+    return ["  ".join(_padded(cell, width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _padded(cell: str, width: int) -> str:
+    return cell + " " * (width - len(click.unstyle(cell)))
+
+
+def fields(pairs: Iterable[tuple[str, object]]) -> list[str]:
+    """Names and values under one another. What has no value is left out."""
+    given = [(name, str(value)) for name, value in pairs if value not in (None, "")]
+    width = max((len(name) for name, _ in given), default=0)
+    return [f"{name:<{width}}  {value}" for name, value in given]
+
+
+def when(stamp: object) -> datetime | None:
+    """The time in an RFC 3339 text; None when there is none."""
+    if not isinstance(stamp, str):
+        return None
+    try:
+        time = datetime.fromisoformat(stamp)
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def clock(stamp: object) -> str:
+    """``04:55:32`` in this machine's time zone."""
+    time = when(stamp)
+    return time.astimezone().strftime("%H:%M:%S") if time else ""
+
+
+def moment(stamp: object) -> str:
+    """``2026-11-23 04:55:32, 3 min ago`` in this machine's time zone."""
+    time = when(stamp)
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}, {ago(stamp)}" if time else ""
+
+
+def ago(stamp: object) -> str:
+    """``3 min ago``."""
+    time = when(stamp)
+    return f"{duration((datetime.now(UTC) - time).total_seconds())} ago" if time else ""
+
+
+def between(start: object, end: object) -> float | None:
+    """Seconds from one RFC 3339 time to another; None when one is missing."""
+    first, last = when(start), when(end)
+    return (last - first).total_seconds() if first and last else None
+
+
+def duration(seconds: float) -> str:
+    """``4 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    for below, unit, less, name, lesser in (
+        (3600, 60, 1, "min", "s"),
+        (86400, 3600, 60, "h", "min"),
+        (10**18, 86400, 3600, "d", "h"),
+    ):
+        if whole < below:
+            rest = whole % unit // less
+            return f"{whole // unit} {name}" + (f" {rest} {lesser}" if rest else "")
+    return f"{whole} s"
+
+
+def size(count: object) -> str:
+    """``1.6 MB``."""
+    if not isinstance(count, int | float):
+        return ""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def progress_of(job: Json) -> str:
+    """``12 of 20 episodes, 1 failed``."""
+    progress = job.get("progress") or {}
+    if not progress.get("total"):
+        return ""
+    failed = f", {progress['failed']} failed" if progress.get("failed") else ""
+    return clean(f"{progress.get('done', 0)} of {progress['total']} {progress.get('unit') or ''}{failed}")
+
+
+def figure(value: object, *, percent: bool = False) -> str:
+    """``2.30 [1.10, 3.50]``, or the mean alone where there is no interval, or ``-``."""
+    if not isinstance(value, dict) or not isinstance(value.get("mean"), int | float):
+        return "-"
+    scale, form = (100.0, ".1f") if percent else (1.0, ".2f")
+    numbers = [value.get(key) for key in ("mean", "low", "high")]
+    texts = [format(n * scale, form) if isinstance(n, int | float) else None for n in numbers]
+    unit = " %" if percent else ""
+    interval = f" [{texts[1]}, {texts[2]}]" if texts[1] and texts[2] else ""
+    return f"{texts[0]}{interval}{unit}"
+
+
+def scores(summary: Mapping[str, Any], *, wide: bool = False) -> list[str]:
+    """The score table of an eval: a row for each policy, every figure as ``mean [low, high]``."""
+    policies = {name: found for name, found in (summary.get("policies") or {}).items() if isinstance(found, dict)}
+    if not policies:
+        return []
+    rows = [
+        [clean(name), found.get("episodes"), *(_score(key, found.get(key)) for key in FIGURES)]
+        for name, found in policies.items()
+    ]
+    lines = table(["policy", "episodes", "achievements", "progress", "crafter score", "return", "length"], rows)
+    confidence = next((found["confidence"] for found in policies.values() if found.get("confidence")), None)
+    if confidence:
+        lines.append(f"mean [low, high]: {confidence:.0%} intervals over seeds")
+    lines += _differences(summary.get("differences") or [])
+    return lines + (["", *rates(policies)] if wide else [])
+
+
+def _score(key: str, value: object) -> str:
+    if key == "crafter_score":
+        return f"{text} %" if (text := figure(value)) != "-" else text
+    return figure(value, percent=key == "progress")
+
+
+def _differences(differences: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        [f"{clean(each.get('b'))} - {clean(each.get('a'))}", *(figure(each.get(key)) if key in each else None for key in keys)]
+        for keys in [("achievements", "return", "length")]
+        for each in differences
+    ]
+    return ["", *table(["difference", "achievements", "return", "length"], rows)] if rows else []
+
+
+def rates(policies: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How often each achievement was unlocked: a row for each, a column for each policy."""
+    found = {name: policy.get("achievement_rates") or {} for name, policy in policies.items()}
+    names = list(dict.fromkeys(achievement for rates in found.values() for achievement in rates))
+    rows = [[clean(name), *(figure(rates.get(name), percent=True) for rates in found.values())] for name in names]
+    return table(["achievement", *(clean(name) for name in found)], rows)
+
+
+def headline(job: Json) -> str:
+    """One line about how a job ended: ``job_x succeeded after 12 s: 20 of 20 episodes``."""
+    took = between(job.get("started_at") or job.get("created_at"), job.get("finished_at"))
+    name = f" ({clean(job['name'])})" if job.get("name") else ""
+    after = f" after {duration(took)}" if took is not None else ""
+    why = clean(job.get("reason") or "") if job.get("state") == "failed" else progress_of(job)
+    return f"{job.get('id')}{name} {coloured(job.get('state'))}{after}" + (f": {why}" if why else "")
+
+
+def results(job: Json, *, wide: bool = False) -> list[str]:
+    """What a job came to, as lines: scores of an eval, counts of a filter."""
+    summary = job.get("summary")
+    if not isinstance(summary, dict):
+        return []
+    if lines := scores(summary, wide=wide):
+        return lines
+    plain = [(key.replace("_", " "), _plain(key, value)) for key, value in summary.items()]
+    return fields((name, text) for name, text in plain if text)
+
+
+def _plain(key: str, value: object) -> str:
+    if key in ("bytes", "size") and isinstance(value, int):
+        return size(value)
+    if key == "seconds" and isinstance(value, int | float):
+        return duration(value)
+    if isinstance(value, dict):
+        inner = [(name, each) for name, each in value.items() if isinstance(each, str | int | float)]
+        return ", ".join(f"{clean(each)} {clean(name)}" for name, each in inner)
+    return clean(value) if isinstance(value, str | int | float) else ""

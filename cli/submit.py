@@ -1,0 +1,323 @@
+"""Verbs that make jobs: submit, and the spellings eval, filter and train of the project that synthq follows.
+
+The spec is read and checked here, before any request, so that every problem shows with its file and line; the server checks
+again what it is sent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import click
+
+from app.errors import BadFlag, SpecProblems
+from cli import show
+from cli.flags import Overrides
+
+F = TypeVar("F", bound=Callable[..., Any])
+Json = dict[str, Any]
+
+KINDS = ("eval", "filter", "sft", "rl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """What every `submit` takes beside the flags of its kind."""
+
+    config_file: str | None
+    config_option: str | None
+    sets: tuple[str, ...]
+    name: str | None
+    priority: int | None
+    labels: tuple[str, ...]
+    after: tuple[str, ...]
+    idempotency_key: str | None
+    watch: bool
+    as_json: bool
+    id_only: bool
+    dry_run: bool
+
+    @property
+    def config(self) -> str | None:
+        """The spec's file, from either spelling. Raises BadFlag when the two name different files."""
+        given = {path for path in (self.config_file, self.config_option) if path is not None}
+        if len(given) > 1:
+            raise BadFlag(f"the spec is named twice: {self.config_file} and --config {self.config_option}; keep one")
+        return next(iter(given), None)
+
+
+_OPTIONS = (
+    click.argument("config_file", metavar="[CONFIG]", required=False),
+    click.option("--config", "config_option", metavar="FILE", help="Same as CONFIG."),
+    click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="A value of the spec; repeatable."),
+    click.option("--name", help="A name for the job."),
+    click.option("--priority", type=click.IntRange(-1000, 1000), metavar="N", help="Higher goes first."),
+    click.option("--label", "labels", metavar="K=V", multiple=True, help="A label; repeatable."),
+    click.option("--after", metavar="ok:JOB|any:JOB", multiple=True, help="Wait until JOB succeeded or ended; repeatable."),
+    click.option("--idempotency-key", metavar="KEY", help="The same key again gives the same job, not a second one."),
+    click.option("--watch", is_flag=True, help="Show progress until the job ends; exit as `synthq watch` does."),
+    click.option("--json", "as_json", is_flag=True, help="Print the job as one JSON object."),
+    click.option("--id-only", is_flag=True, help="Print the job's id and nothing else."),
+    click.option("--dry-run", is_flag=True, help="Print the checked spec and its sha256; submit nothing."),
+)
+
+
+def _common(command: F) -> F:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _take(flags: Json) -> tuple[Common, Json]:
+    """The common flags, and those of the kind."""
+    names = Common.__dataclass_fields__
+    return Common(**{name: flags[name] for name in names}), {k: v for k, v in flags.items() if k not in names}
+
+
+class Kinds(click.Group):
+    """The kinds of job. A name that is none of them gets a sentence that says how to write it."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in KINDS and not args[0].startswith("-"):
+            ctx.fail(f"{args[0]!r} is no kind of job; write `synthq submit {'|'.join(KINDS)} [CONFIG]`")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Kinds)
+def submit() -> None:
+    """Queue a job: eval, filter, sft or rl.
+
+    Prints the job's id. The spec comes from CONFIG (a TOML file), from flags, or both; flags win.
+    """
+
+
+def _eval_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.option("--env", metavar="NAME", help="The environment, such as crafter."),
+            click.option("--seeds", metavar="SEEDS", help="The seeds to play: 0-9, or 0,3,7-9."),
+            click.option(
+                "--policy",
+                "policies",
+                metavar="NAME",
+                multiple=True,
+                help="Who plays; repeatable, or a comma list.",
+            ),
+            click.option("--model", metavar="NAME", help="A model that plays."),
+            click.option("--policy-config", metavar="JSON", help="Values of eval.policy_config, as a JSON object."),
+        )
+    ):
+        command = option(command)
+    return _common(command)
+
+
+def _filter_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.option("--job", "jobs", metavar="JOB", multiple=True, help="A job whose episodes are read; repeatable."),
+            click.option("--output", metavar="FILE", help="A .jsonl file that the data is written to when the job is done."),
+        )
+    ):
+        command = option(command)
+    return _common(command)
+
+
+def _train_options(command: F) -> F:
+    for option in reversed(
+        (
+            click.option("--model", metavar="NAME", help="The model to train."),
+            click.option("--data", metavar="FILE", help="Training data (sft): a JSONL file."),
+            click.option("--env", metavar="NAME", help="The environment (rl)."),
+            click.option("--warmstart-from", metavar="CHECKPOINT", help="The adapter or model to begin from."),
+            click.option("--iterations", type=click.IntRange(1), metavar="N", help="How many iterations (rl)."),
+        )
+    ):
+        command = option(command)
+    return _common(command)
+
+
+def _eval(**flags: Any) -> int:
+    """Play seeds and score the play.
+
+    For example: synthq submit eval --env crafter --seeds 0-9 --policy scripted,random
+    """
+    common, own = _take(flags)
+    given = Overrides()
+    given.add("--env", "eval.env", own["env"])
+    given.add("--seeds", "eval.seeds", own["seeds"])
+    given.add("--policy", "eval.policies", _comma_list(own["policies"]))
+    given.add("--model", "eval.model", own["model"])
+    given.add_object("--policy-config", "eval.policy_config", own["policy_config"])
+    return _submit("eval", common, given)
+
+
+def _filter(**flags: Any) -> int:
+    """Turn good episodes into training data.
+
+    For example: synthq submit filter --job @last --output train.jsonl --watch
+    """
+    common, own = _take(flags)
+    given = Overrides()
+    given.add("--job", "filter.jobs", own["jobs"] if common.dry_run else _job_ids(own["jobs"]))
+    given.add("--output", "filter.output", own["output"])
+    return _submit("filter", common, given)
+
+
+submit.command("eval")(_eval_options(_eval))
+submit.command("filter")(_filter_options(_filter))
+eval_alias = click.command("eval", help=f"Same as `submit eval`.\n\n{_eval.__doc__}")(_eval_options(_eval))
+filter_alias = click.command("filter", help=f"Same as `submit filter`.\n\n{_filter.__doc__}")(_filter_options(_filter))
+
+
+@submit.command("sft")
+@_train_options
+def submit_sft(**flags: Any) -> int:
+    """Train a model to imitate the data of a filter job. This release does not have it yet."""
+    return _train("sft", flags)
+
+
+@submit.command("rl")
+@_train_options
+def submit_rl(**flags: Any) -> int:
+    """Improve a model by its own play. This release does not have it yet."""
+    return _train("rl", flags)
+
+
+@click.command()
+@click.option("--type", "kind", type=click.Choice(["sft", "rl"]), help="Which training; without it, what CONFIG says.")
+@_train_options
+def train(kind: str | None, **flags: Any) -> int:
+    """Same as `submit sft` or `submit rl`, by --type.
+
+    This release has neither yet.
+    """
+    common, _ = _take(flags)
+    if kind is None and common.config is None:
+        raise BadFlag("train takes --type sft or --type rl, or a CONFIG that says so")
+    return _train(kind, flags)
+
+
+def _train(kind: str | None, flags: Json) -> int:
+    """Submit an sft or rl job, once app.specs has the kind; until then its sentence about that is what comes."""
+    common, own = _take(flags)
+    if kind is not None:
+        from app.specs.kinds import spec_class
+
+        spec_class(kind)
+    given = Overrides()
+    for flag, value in own.items():
+        given.add(f"--{flag.replace('_', '-')}", flag, value)
+    return _submit(kind, common, given)
+
+
+def _comma_list(values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.strip() for value in values for name in value.split(","))
+
+
+def _job_ids(refs: Sequence[str]) -> tuple[str, ...]:
+    """Full ids of jobs, asked for now: @last must not come to mean the job that is being made."""
+    if not refs:
+        return ()
+    from cli.client import Client
+
+    with Client() as client:
+        return tuple(str(client.job(ref)["id"]) for ref in refs)
+
+
+def _submit(kind: str | None, common: Common, given: Overrides) -> int:
+    if common.as_json and common.id_only:
+        raise BadFlag("--json and --id-only both say what is printed; keep one")
+    given.add("--name", "name", common.name)
+    request = {**_request(kind, common, given), **_wishes(common)}
+    if common.dry_run:
+        return 0
+    from cli.client import Client
+
+    with Client() as client:
+        key = common.idempotency_key or uuid4().hex
+        job = client.post("/jobs", request, **{"Idempotency-Key": key})
+        return _tell(client, job, common)
+
+
+def _request(kind: str | None, common: Common, given: Overrides) -> Json:
+    """The checked spec as the API takes it. Tells warnings, and in a dry run the whole of it."""
+    from app import specs
+
+    texts = given.texts(common.sets)
+    try:
+        if common.config is not None:
+            spec = specs.load(Path(common.config), kind=kind, overrides=texts)
+        else:
+            spec = specs.build({}, kind=kind, overrides=texts)
+    except SpecProblems as problems:
+        raise given.named(problems, common.sets) from None
+    request = {"kind": spec.kind, "name": spec.name, "spec": specs.resolved(spec)}
+    cautions = specs.warnings(spec)
+    for caution in cautions:
+        show.say(f"warning: {caution}")
+    if common.dry_run:
+        sha256 = specs.sha256(spec)
+        if common.as_json:
+            show.out_json({**request, "spec_sha256": sha256, "warnings": cautions})
+        else:
+            show.out(json.dumps(request["spec"], indent=2, ensure_ascii=False))
+            show.out(f"sha256: {sha256}")
+            show.say(f"{spec.kind}: {spec.headline()}; a dry run, so nothing was submitted")
+    return request
+
+
+def _wishes(common: Common) -> Json:
+    """What a request says beside the spec; only what was given."""
+    said = {
+        "priority": common.priority,
+        "labels": _labels(common.labels),
+        "after": [_after(text) for text in common.after],
+        "source": Path(common.config).name if common.config else None,
+    }
+    return {key: value for key, value in said.items() if value not in (None, {}, [])}
+
+
+def _labels(texts: Sequence[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise BadFlag(f"--label {text} is no label; it takes KEY=VALUE")
+        if labels.setdefault(key.strip(), value) != value:
+            raise BadFlag(f"--label {key.strip()} is given twice with other values; keep one")
+    return labels
+
+
+def _after(text: str) -> dict[str, str]:
+    on, colon, job = text.partition(":")
+    if not colon or on not in ("ok", "any") or not job:
+        raise BadFlag(f"--after {text} does not say when; it takes ok:JOB (JOB succeeded) or any:JOB (it ended)")
+    return {"job": job, "on": on}
+
+
+def _tell(client: Any, job: Json, common: Common) -> int:
+    """Say that the job is there, and watch it when asked to."""
+    job_id = str(job["id"])
+    if common.id_only:
+        show.out(job_id)
+    elif not common.as_json:
+        show.out("✓ Job created")
+        show.out(f"job_id: {job_id}")
+    elif not common.watch:
+        show.out_json(job)
+    if not common.watch:
+        if not common.as_json:
+            show.say(f"next:\n  synthq watch {job_id}\n  synthq status {job_id}\n  synthq cancel {job_id}")
+        return 0
+    from cli.follow import detached, finish, watch_job
+
+    try:
+        ended = watch_job(client, job_id)
+    except KeyboardInterrupt:
+        return detached(job_id, "watch")
+    return finish(client, ended, own=True, as_json=common.as_json, quiet=common.id_only)
