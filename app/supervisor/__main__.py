@@ -11,7 +11,6 @@ from pathlib import Path
 from app.errors import BadFlag, SynthqError
 from app.settings import Settings, get_settings
 from app.supervisor import detach
-from app.supervisor.crew import Crew
 from app.supervisor.plan import API, Options, Plan, choose_port, make, workers_flag
 from app.supervisor.report import Console
 from app.supervisor.state import lock
@@ -59,6 +58,8 @@ def settle(given: Options) -> tuple[Settings, Plan]:
 
 def up(given: Options, *, quiet: bool) -> int:
     """Run synthq until it is asked to end."""
+    from app.supervisor.crew import Crew  # the database and all that belongs to it; down needs none of it
+
     settings, plan = settle(given)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with lock(settings):

@@ -19,6 +19,10 @@ FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
 STEADY_S = 60.0
 """A process that ran this long starts again with the first delay."""
+WORKER_GRACE_S = 20.0
+"""How long a worker may take to hand its step back before it is killed; the step goes back to its queue either way."""
+GRACE_S = 8.0
+"""The same for what holds nothing."""
 LOG_BYTES = 10 * 1024 * 1024
 LOGS_KEPT = 3
 LINE_LIMIT = 1024 * 1024

@@ -12,14 +12,11 @@ from pathlib import Path
 from app import db, embedded_broker, migrate
 from app.errors import SynthqError
 from app.settings import Settings
-from app.supervisor import readiness, report
-from app.supervisor.child import Child
+from app.supervisor import facts, readiness, report
+from app.supervisor.child import GRACE_S, WORKER_GRACE_S, Child
 from app.supervisor.plan import API, SCHEDULER, Plan
 from app.supervisor.state import SupervisorState, end_leftovers, identity, read_state, state_file
 
-WORKER_GRACE_S = 20.0
-"""How long a worker may take to hand its step back before it is killed; the step goes back to its queue either way."""
-GRACE_S = 8.0
 LOOK_S = 0.2
 BROKER = "broker"
 
@@ -36,7 +33,7 @@ class Crew:
             identity=identity(os.getpid()) or "",
             started_at=time.time(),
             skipped=list(plan.skipped),
-            facts=report.facts(plan, settings),
+            facts=facts.gather(plan, settings),
         )
         self._stop = asyncio.Event()
 

@@ -11,7 +11,7 @@ import time
 from app.errors import Conflict
 from app.settings import Settings
 from app.supervisor import report
-from app.supervisor.crew import GRACE_S, WORKER_GRACE_S
+from app.supervisor.child import GRACE_S, WORKER_GRACE_S
 from app.supervisor.state import (
     SupervisorState,
     already_up,

@@ -14,8 +14,8 @@ from app import db
 from app.models import Worker
 from app.settings import Settings
 from app.supervisor.child import Child, describe
+from app.supervisor.facts import address
 from app.supervisor.plan import API
-from app.supervisor.report import address
 
 ASK_TIMEOUT_S = 3.0
 
