@@ -15,12 +15,11 @@ Crafter: a grid seen from above, you in the centre. A move turns you, and steps 
 do uses the faced tile: gather, drink, hit, eat. Pickaxe needed: wood for stone, coal; stone for iron; iron for diamond. \
 Costs: table 2 wood, furnace 4 stone; tools (table in the 3x3 around you): wood 1 wood, stone 1 wood 1 stone, \
 iron 1 wood 1 coal 1 iron (plus furnace). Lava kills.
-Actions: noop move_left move_right move_up
-move_down do sleep place_stone place_table place_furnace place_plant \ make_wood_pickaxe make_stone_pickaxe
-make_iron_pickaxe make_wood_sword make_stone_sword make_iron_sword Unlocked once each: collect_coal
-collect_diamond collect_drink collect_iron collect_sapling collect_stone \ collect_wood defeat_skeleton defeat_zombie
-eat_cow eat_plant make_iron_pickaxe make_iron_sword make_stone_pickaxe \ make_stone_sword make_wood_pickaxe
-make_wood_sword place_furnace place_plant place_stone place_table wake_up"""
+Actions: noop move_left move_right move_up move_down do sleep place_stone place_table place_furnace place_plant \
+make_wood_pickaxe make_stone_pickaxe make_iron_pickaxe make_wood_sword make_stone_sword make_iron_sword
+Unlocked once each: collect_coal collect_diamond collect_drink collect_iron collect_sapling collect_stone collect_wood \
+defeat_skeleton defeat_zombie eat_cow eat_plant make_iron_pickaxe make_iron_sword make_stone_pickaxe make_stone_sword \
+make_wood_pickaxe make_wood_sword place_furnace place_plant place_stone place_table wake_up"""
 
 FULL = """\
 You play Crafter, a survival game on a grid of 64 x 64 tiles, seen from above. You see 9 tiles across and 7 down, with \
@@ -41,8 +40,8 @@ every 11 steps, and you wake when it is 9. Being hurt wakes you too.
 - make_wood_pickaxe, make_wood_sword: 1 wood each.
 - make_stone_pickaxe, make_stone_sword: 1 wood and 1 stone each.
 - make_iron_pickaxe, make_iron_sword: 1 wood, 1 coal and 1 iron each.
-Making needs a table within the 3x3 tiles around you, diagonals included; iron tools need a furnace within them as
-well. \ An action that is not possible does nothing.
+Making needs a table within the 3x3 tiles around you, diagonals included; iron tools need a furnace within them too. \
+An action that is not possible does nothing.
 
 Gathering with do
 - tree: 1 wood, and the tree turns into grass. water: +1 drink. grass: a sapling, 1 time in 10.
@@ -54,20 +53,20 @@ Creatures
 - zombie: 5 health, on grass, more of them at night; hits for 2, for 7 when you sleep.
 - skeleton: 3 health, in caves; its arrows hit for 2.
 - You hit for 1; with a wood sword 2, a stone sword 3, an iron sword 5.
-- plant: a placed sapling ripens after about 300 steps if you stay near; cows, zombies and skeletons beside it destroy
-it, \ so wall it in. Eaten when ripe it gives +4 food; unripe, do has no effect on it.
+- plant: a placed sapling ripens after about 300 steps if you stay near; cows, zombies and skeletons beside it destroy \
+it, so wall it in. Eaten when ripe it gives +4 food; unripe, do has no effect on it.
 
-Body: health, food, drink and energy begin at 9. Food falls by 1 about every 26 steps, drink every 21, energy every
-31. \ While food, drink and energy are above 0, health slowly rises; else it falls. At health 0 you die. Day and night
-take 300 steps together; night is about steps 150 to 270 of each. Nothing reaches you when stone or other \ blocking
-tiles are on all four sides.
+Body: health, food, drink and energy begin at 9. Food falls by 1 about every 26 steps, drink every 21, energy every 31. \
+While food, drink and energy are above 0, health slowly rises; else it falls. At health 0 you die.
+Day and night take 300 steps together; night is about steps 150 to 270 of each. Nothing reaches you when stone is on \
+all four sides.
 
 Achievements, each unlocked when it happens for the first time
-- collect_wood, collect_stone, collect_coal, collect_iron, collect_diamond, collect_drink, collect_sapling: when you
-gain it. - place_table, place_furnace, place_stone, place_plant: when it stands. - make_wood_pickaxe,
-make_stone_pickaxe, make_iron_pickaxe, make_wood_sword, make_stone_sword, make_iron_sword: when made. - eat_cow,
-eat_plant: when eaten. defeat_zombie, defeat_skeleton: when it dies by your hand. - wake_up: when you wake because
-energy has reached 9."""
+- collect_wood, collect_stone, collect_coal, collect_iron, collect_diamond, collect_drink, collect_sapling: when gained.
+- place_table, place_furnace, place_stone, place_plant: when it stands.
+- make_wood_pickaxe, make_stone_pickaxe, make_iron_pickaxe, make_wood_sword, make_stone_sword, make_iron_sword: when made.
+- eat_cow, eat_plant: when eaten. defeat_zombie, defeat_skeleton: when it dies by your hand.
+- wake_up: when you wake because energy has reached 9."""
 
 RULES = {"short": SHORT, "full": FULL}
 
@@ -86,9 +85,7 @@ NIGHT = 0.5
 
 
 def describe(status: Mapping[str, Any]) -> str:
-    """The present state in a few lines, from ``status()``: body, things held, the faced tile, the view, what is
-    unlocked.
-    """
+    """The present state in a few lines: body, things held, the faced tile, the view, what is unlocked so far."""
     held = {name: count for name, count in status["inventory"].items() if count and name not in VITALS}
     unlocked = status["achievements"]
     lines = [
