@@ -38,7 +38,7 @@ def _down(child: Child) -> str:
 
 
 async def _api(settings: Settings) -> str | None:
-    url = f"{address(settings)}/v1/readyz"
+    url = f"{address(settings)}/readyz"
     try:
         async with httpx.AsyncClient(timeout=ASK_TIMEOUT_S, trust_env=False) as client:
             answer = await client.get(url)
