@@ -228,7 +228,8 @@ def _paletted(frame: Image.Image | None, shot: Shot, size: tuple[int, int], scal
     if frame is None:
         canvas.paste(_in_ramps(replay_draw.picture(None, size, scale)), (left, 0))
     else:
-        small = frame.quantize(FRAME_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        # Not MEDIANCUT: it gives night noise the colours and takes them from the few bright pixels of the inventory.
+        small = frame.quantize(FRAME_COLORS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         colors = (small.getpalette() or [])[: 3 * FRAME_COLORS]
         canvas.paste(replay_draw.picture(small, size, scale), (left, 0))
     canvas.paste(_in_ramps(replay_draw.band(shot, width)), (0, size[1] * scale))

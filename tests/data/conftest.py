@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,41 @@ from app.store import jobs
 from workers import runner
 from workers.tasks import STEPS
 
-RunJob = Callable[..., Job]
+
+@contextmanager
+def at_home(folder: Path) -> Iterator[Path]:
+    """This process's settings point to ``folder`` for a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("DATABASE_URL", "ARTIFACTS_URL"):
+            patch.delenv(f"SYNTHQ_{name}", raising=False)
+        patch.setenv("SYNTHQ_HOME", str(folder))
+        patch.setenv("SYNTHQ_WORKER_ID", "worker-of-the-test")
+        get_settings.cache_clear()
+        yield folder
+        db.dispose()
+    get_settings.cache_clear()
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty home that this process's settings point to."""
-    for name in ("DATABASE_URL", "ARTIFACTS_URL"):
-        monkeypatch.delenv(f"SYNTHQ_{name}", raising=False)
-    monkeypatch.setenv("SYNTHQ_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SYNTHQ_WORKER_ID", "worker-of-the-test")
-    get_settings.cache_clear()
-    yield tmp_path / "home"
-    db.dispose()
-    get_settings.cache_clear()
+def home(tmp_path: Path) -> Iterator[Path]:
+    """An empty home."""
+    with at_home(tmp_path / "home") as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def played_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A home in which an eval was played: both policies, three seeds, 40 turns; and the job's id."""
+    with at_home(tmp_path_factory.mktemp("played") / "home") as folder:
+        migrate.upgrade()
+        return folder, run_spec(eval_tables(seeds="0-2", max_turns=40)).id
+
+
+@pytest.fixture
+def played(home: Path, played_once: tuple[Path, str]) -> Job:
+    """That eval, in a copy of its store that the test may spoil."""
+    shutil.copytree(played_once[0], home)
+    return job_of(played_once[1])
 
 
 @pytest.fixture
@@ -38,27 +61,25 @@ def store(home: Path) -> Path:
     return home
 
 
-@pytest.fixture
-def run_job(store: Path) -> RunJob:
-    """Submits a spec, given as tables, and works through its steps as a worker would; gives the job as it ended."""
+def run_spec(tables: dict[str, Any]) -> Job:
+    """Submit a spec, given as tables, and work through its steps as a worker would; gives the job as it ended."""
+    return finish(submit(tables).id)
 
-    def run(tables: dict[str, Any]) -> Job:
-        spec = specs.build(tables)
-        with db.writing() as session:
-            job = lifecycle.submit(
-                session, kind=spec.kind, spec=specs.resolved(spec), spec_sha256=specs.sha256(spec), name=spec.name
-            )
-        return finish(job.id)
 
-    return run
+def submit(tables: dict[str, Any]) -> Job:
+    """Submit a spec, given as tables."""
+    spec = specs.build(tables)
+    with db.writing() as session:
+        return lifecycle.submit(
+            session, kind=spec.kind, spec=specs.resolved(spec), spec_sha256=specs.sha256(spec), name=spec.name
+        )
 
 
 def finish(job_id: str) -> Job:
     """Work through everything that waits; gives the job as it is then."""
     while any(_work(queue) for queue in (Queue.ROLLOUT, Queue.DATA)):
         pass
-    with db.reading() as session:
-        return jobs.find(session, job_id)
+    return job_of(job_id)
 
 
 def _work(queue: Queue) -> bool:
@@ -67,6 +88,12 @@ def _work(queue: Queue) -> bool:
         return False
     runner.run_claim(claim, STEPS)
     return True
+
+
+def job_of(ref: str) -> Job:
+    """A job as it is now."""
+    with db.reading() as session:
+        return jobs.find(session, ref)
 
 
 def files_of(job: Job) -> dict[str, Artifact]:

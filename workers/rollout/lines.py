@@ -15,6 +15,7 @@ from app.errors import BadFrame, StepFailed
 from app.models import FrameRow, Job, TurnRow
 from app.records import ImagePart, Message, Part, Reply, TextPart, ToolCall
 from app.specs import EvalSpec, parse
+from app.specs.crafter import CrafterConfig
 from workers.rollout import envs, prompts
 from workers.rollout.envs import pixels
 from workers.rollout.play import PlayOptions
@@ -42,13 +43,13 @@ def played(job: Job) -> Played:
     spec = parse(job.kind, job.spec)
     if not isinstance(spec, EvalSpec):
         raise StepFailed(f"job {job.id} is of the kind {job.kind!r}, and only eval jobs have episodes to filter")
-    options = PlayOptions.of(spec)
+    options, config = PlayOptions.of(spec), spec.eval.env_config
     env = envs.make(options.env, dict(options.env_config))
     with_tools = options.prompt.reply_format == "tool_call"
     return Played(
         reward=options.reward,
         tools=prompts.tools(env.actions, options.prompt.max_actions) if with_tools else None,
-        upscale_to=spec.eval.env_settings().get("upscale_to"),
+        upscale_to=config.upscale_to if isinstance(config, CrafterConfig) else None,
         tiles=getattr(env, "tiles", 1),
         frames_kept=options.keep_frames,
     )
