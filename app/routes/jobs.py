@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
+from fastapi.responses import JSONResponse
 from sqlmodel import Session
 
 from app import artifacts, broker, db, lifecycle, specs
@@ -56,9 +57,8 @@ def submit_job(
     spec = specs.parse(body.kind, body.spec)
     draft = _Draft(body, spec, caller)
     if dry_run:
-        response.status_code = 200
         with db.reading() as session:
-            return draft.checked(session)
+            return JSONResponse(draft.checked(session).model_dump(mode="json"))
     if idempotency_key is None:
         with db.writing() as session:
             job, repeated = draft.submit(session), False

@@ -10,8 +10,10 @@ from fastapi import APIRouter, Query, Response
 from app import db, replay
 from app.models import Episode, TurnRow
 from app.problems import problems
+from app.records import Message, TextPart
 from app.schemas import EpisodeOut, TracePage, TurnOut, TurnPage
 from app.store import jobs, traces
+from app.store.episodes import message_json
 from app.store.paging import MOST_ROWS
 
 router = APIRouter(tags=["traces"])
@@ -71,7 +73,7 @@ def list_turns(
 
 
 def _turn(row: TurnRow, texts: Mapping[str, str]) -> TurnOut:
-    system = [{"role": "system", "parts": [{"text": texts[row.system]}]}] if row.system else []
+    system = [message_json(Message(role="system", parts=(TextPart(text=texts[row.system]),)))] if row.system else []
     fields = {name: getattr(row, name) for name in TurnOut.model_fields}
     return TurnOut.model_validate({**fields, "messages": [*system, *row.messages]})
 

@@ -1,0 +1,80 @@
+"""What the tests of the API share: a client, small specs, and the acts of a worker and a scheduler."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from app import claims, db, heartbeat, lifecycle
+from app.models import Job, Queue
+from app.store import jobs
+from workers import runner
+from workers.tasks import STEPS
+
+WORKER = "worker-of-the-test"
+Submit = Callable[..., dict[str, Any]]
+
+
+def unused_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def client_of(app: FastAPI, *, address: str = "127.0.0.1", host: str = "127.0.0.1", **options: Any) -> TestClient:
+    """A client at an address that calls the API by a host name."""
+    return TestClient(app, base_url=f"http://{host}", client=(address, 50000), **options)
+
+
+def eval_tables(**table: Any) -> dict[str, Any]:
+    """A small eval; keywords go over the keys of its table."""
+    asked = {"policies": ["scripted"], "seeds": "0-1", "max_turns": 6, **table}
+    return {"eval": {**asked, "env_config": {"length": 60}}}
+
+
+def row(job_id: str) -> Job:
+    """A job's row as it is now."""
+    with db.reading() as session:
+        return jobs.find(session, job_id)
+
+
+def claim(queue: Queue = Queue.ROLLOUT, owner: str = WORKER) -> claims.Claim:
+    """Take a step as a worker would."""
+    taken = claims.claim(queue, owner=owner)
+    assert taken is not None, f"nothing waits in {queue}"
+    return taken
+
+
+def fail(taken: claims.Claim, reason: str, *, retryable: bool = False) -> None:
+    """End an attempt of a step badly."""
+    with db.writing() as session:
+        lifecycle.fail_step(session, taken.step_id, taken.fence, reason, retryable=retryable)
+
+
+def work_through() -> None:
+    """Run everything that waits, as a worker would."""
+    while any(_work(queue) for queue in (Queue.ROLLOUT, Queue.DATA)):
+        pass
+
+
+def _work(queue: Queue) -> bool:
+    taken = claims.claim(queue, owner=WORKER)
+    if taken is None:
+        return False
+    runner.run_claim(taken, STEPS)
+    return True
+
+
+def start_scheduler() -> None:
+    """Write that a scheduler leads."""
+    assert heartbeat.lead("scheduler", "scheduler-of-the-test", 60.0)
+
+
+def start_worker(slots: int = 1, worker_id: str = WORKER) -> None:
+    """Write that a worker is alive and serves the queues of a rollout worker."""
+    heartbeat.register(worker_id, role="rollout", queues=["rollout", "data"], slots=slots)
