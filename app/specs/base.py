@@ -30,6 +30,10 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+PATTERNS = {NAME: "1 to 80 letters, digits, dots, dashes and underscores, the first a letter or a digit"}
+"""What a pattern says, in words."""
+
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Words = Annotated[
@@ -106,7 +110,7 @@ class Spec(Table):
     """What kind of job this is."""
     schema_version: Literal[1] = 1
     """The version of this language of specs."""
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")] | None = None
+    name: Annotated[str, StringConstraints(pattern=NAME)] | None = None
     """A name for people; it takes no part in the spec's sha256."""
 
     def headline(self) -> str:

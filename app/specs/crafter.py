@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -75,6 +75,10 @@ class CrafterConfig(Table):
     """Size of the world in tiles; stock Crafter's is the only one."""
     step_rewards: StepRewards = StepRewards()
     """Reward for each turn."""
+
+    def settings(self) -> dict[str, Any]:
+        """What the environment itself takes; the rest is read by those who show and score it."""
+        return {"image_size": self.image_size, "length": self.length, "area": self.area}
 
     def checks(self) -> Iterator[Clash]:
         if self.upscale_to is not None and self.upscale_to < self.image_size:

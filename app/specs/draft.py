@@ -49,6 +49,8 @@ class Draft:
         self.flags: dict[Path, str] = {}
         """What ``--set`` gave: path and the flag as written."""
         self.problems: list[Problem] = []
+        self.faulty: set[Path] = set()
+        """Where a problem has been told, by the paths that the fields know."""
         self._written: dict[Path, Path] = {}
         """A path now, and the path under which the user wrote it."""
 
@@ -92,6 +94,7 @@ class Draft:
 
     def problem(self, path: Path, message: str) -> None:
         """Note a problem at a path."""
+        self.faulty.add(path)
         path = self.written(path)
         if self.flag(path) is not None:
             self.problems.append(Problem(key=describe(path), message=f"{message} (from --set)"))

@@ -144,8 +144,8 @@ class EvalTable(Table):
                 yield Clash(f"policies.{i}", f"{sentence}, not {shown(policy)}")
 
     def env_settings(self) -> dict[str, Any]:
-        """``env_config`` as plain values, whatever the environment."""
-        return self.env_config if isinstance(self.env_config, dict) else self.env_config.model_dump(mode="json")
+        """What the environment is built with, by keyword."""
+        return self.env_config if isinstance(self.env_config, dict) else self.env_config.settings()
 
 
 def _enabled_strategy(table: dict[str, Any]) -> str | None:

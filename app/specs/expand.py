@@ -40,14 +40,12 @@ def _one(match: re.Match[str], path: Path, draft: Draft, env: Mapping[str, str])
         return ""
     name, default = inside[1], inside[2]
     if SECRET.search(name):
-        draft.problem(
-            path, f"${{{name}}} looks like a secret, and a spec is stored with its job; set it where it is used instead"
-        )
+        draft.problem(path, f"${{{name}}} looks like a secret, and a spec is stored with its job; keep it out of specs")
     elif name in env:
         return env[name]
     elif default is not None:
         return default
     else:
         near = did_you_mean(name, env)
-        draft.problem(path, f"${{{name}}} is not set{near}; set it, or write ${{{name}:-default}}")
+        draft.problem(path, f"${{{name}}} is not set; set it, or write ${{{name}:-default}}{near}")
     return ""

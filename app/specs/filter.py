@@ -63,19 +63,22 @@ class FilterTable(Table):
             yield Clash("output", f"must be a path that ends in .jsonl, not {shown(self.output)}")
 
 
-_LATER = "this release does not have it; remove the key"
+_NOT_BY_THIS = "this release does not choose episodes by it; remove the key"
 
 SEED_KEYS = Compat(
-    aliases={"filter.models": "filter.policies"},
+    aliases={
+        "filter.models": "filter.policies",
+        "filter.export_format": "filter.format",
+        "filter.min_achievements_per_episode": "filter.min_achievements",
+    },
     values={"filter.format": {"sft_jsonl": "openai"}},
     refused={
         "filter.input_db": "filter reads synthq's own store; name jobs in filter.jobs instead",
         "filter.output_dir": "filter writes one file; name it in filter.output",
         "filter.splits": "episodes of this release all have the split train; remove the key",
         "filter.task_ids": "name jobs in filter.jobs or seeds in filter.seeds instead",
-        "filter.export_format": 'write format = "openai" or leave it out',
         **{
-            f"filter.{key}": f"filter by {key.replace('_', ' ')}: {_LATER}"
+            f"filter.{key}": _NOT_BY_THIS
             for key in (
                 "min_judge_scores",
                 "max_judge_scores",
@@ -91,15 +94,14 @@ SEED_KEYS = Compat(
                 "filter_timeouts",
             )
         },
-        "filter.offset": f"skipping lines: {_LATER}",
-        "filter.shuffle": f"shuffling: {_LATER}",
-        "filter.shuffle_seed": f"shuffling: {_LATER}",
+        "filter.offset": "this release skips no lines; remove the key",
+        "filter.shuffle": "this release does not shuffle lines; remove the key",
+        "filter.shuffle_seed": "this release does not shuffle lines; remove the key",
         "filter.filter_errors": "use filter.outcomes_ok_only instead",
-        "filter.min_achievements_per_episode": "use filter.min_achievements instead",
         "filter.include_metadata": "every line has its metadata; remove the key",
-        "sft": f"limits on lines ([sft]): {_LATER.replace('key', 'table')}",
-        "split": f"a validation split ([split]): {_LATER.replace('key', 'table')}",
-        "output": f"a file of statistics ([output]): {_LATER.replace('key', 'table')}; the path goes in filter.output",
+        "sft": "this release sets no limits on lines; remove the table",
+        "split": "this release makes no validation split; remove the table",
+        "output": "this release writes no file of statistics; remove the table, and name the data's file in filter.output",
     },
 )
 """Keys of the followed project, in both dialects of its filter files."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import ValidationError
 
-from app.errors import Problem, SpecProblems
+from app.errors import Problem, SpecProblems, UnknownKind
 from app.specs import lines, out
 from app.specs.base import Path, dotted
 from app.specs.draft import Draft, shown
@@ -18,7 +19,7 @@ from app.specs.expand import expand
 from app.specs.kinds import COMING, KINDS, AnySpec, kinds_in, spec_class
 from app.specs.overrides import override
 from app.specs.render import leaves
-from app.specs.sentences import note
+from app.specs.sentences import MOST, note
 from app.specs.source import parse_toml, read_text, storable
 
 
@@ -53,10 +54,14 @@ def read(
     path: FilePath, *, kind: str | None = None, overrides: Sequence[str] = (), env: Mapping[str, str] = os.environ
 ) -> Loaded:
     """Like ``load``, and keeps where each value came from."""
-    text = read_text(path)
-    tables = parse_toml(text, str(path))
-    _refuse_unstorable(tables, str(path))
-    return _finish(Draft(tables, file=str(path), lines=lines.index(text)), kind, overrides, env)
+    text, file = read_text(path), str(path)
+    tables = parse_toml(text, file)
+    try:
+        where = lines.index(text)
+    except RecursionError:  # nested so deep that it is refused below
+        where = {}
+    _refuse_unstorable(tables, Draft({}, file=file, lines=where))
+    return _finish(Draft(tables, file=file, lines=where), kind, overrides, env)
 
 
 def build(
@@ -68,7 +73,7 @@ def build(
     file: str | None = None,
 ) -> AnySpec:
     """The spec in tables that are parsed already, or in flags alone. Raises as ``load`` does."""
-    _refuse_unstorable(tables, file)
+    _refuse_unstorable(tables, Draft({}, file=file))
     return _finish(Draft(tables, file=file), kind, overrides, env).spec
 
 
@@ -77,25 +82,25 @@ def parse(kind: str, resolved: Mapping[str, Any]) -> AnySpec:
     spec_class(kind)
     if not isinstance(resolved, Mapping):
         raise SpecProblems([Problem(key="", message=f"a spec is an object of tables, not {shown(resolved)}")])
-    _refuse_unstorable(resolved, None)
+    _refuse_unstorable(resolved, Draft({}))
     return _finish(Draft(resolved), kind, (), None).spec
 
 
-def _refuse_unstorable(tables: Mapping[str, Any], file: str | None) -> None:
-    draft = Draft({}, file=file)
-    for path, message in storable(dict(tables)):
+def _refuse_unstorable(tables: Mapping[str, Any], draft: Draft) -> None:
+    """Raise for what could not be stored, told through the draft: before anything walks the tables, they may be deep."""
+    found = list(islice(storable(dict(tables)), MOST))
+    for path, message in found:
         draft.problem(path, message)
-    if draft.problems:
+    if found:
         raise SpecProblems(draft.problems)
 
 
 def _finish(draft: Draft, kind: str | None, overrides: Sequence[str], env: Mapping[str, str] | None) -> Loaded:
     for flag in overrides:
         override(draft, flag)
-    if overrides:
-        _refuse_unstorable(draft.tables, draft.file)
     if env is not None:
         expand(draft, env)
+    _refuse_unstorable(draft.tables, draft)
     spec = spec_class(_kind(draft, kind))
     for compat in spec.compats:
         draft.apply(compat)
@@ -116,14 +121,14 @@ def _kind(draft: Draft, wanted: str | None) -> str:
     named = draft.tables.get("kind")
     if named is not None and not isinstance(named, str):
         raise _wrong(draft, f"must be text, one of {', '.join(KINDS)}, not {shown(named)}")
-    if named is not None and named not in COMING:
-        spec_class(named)
+    if named is not None and named not in KINDS and named not in COMING:
+        raise _wrong(draft, str(UnknownKind(named, KINDS)))
     found = [named] if named is not None else kinds_in(draft.tables)
     if wanted is None:
         if len(found) == 1:
             return found[0]
         if found:
-            raise _wrong(draft, f'tables for {" and ".join(found)} stand together; write kind = "{found[0]}", or make two files')
+            raise _wrong(draft, f"there are tables for {' and '.join(found)}; make a file of each")
         raise _wrong(draft, f"nothing says what kind of job this is; write a table [{'] or ['.join(KINDS)}]")
     if found and wanted not in found:
         raise _wrong(draft, f"this is a spec for {found[0]}, and {wanted} was asked for")

@@ -9,6 +9,7 @@ from typing import Any
 from app.errors import Problem
 from app.specs.base import Path, dotted
 from app.specs.draft import Draft, shown
+from app.specs.source import MAX_DEPTH
 
 _PART = re.compile(r'\s*(?:([A-Za-z0-9_-]+)|"([^"]*)"|\'([^\']*)\')\s*')
 
@@ -20,7 +21,7 @@ def override(draft: Draft, flag: str) -> None:
         return _tell(draft, f"--set {flag[:80]!r} has no '='; write --set eval.seeds=0-9")
     path = _path(key)
     if path is None:
-        return _tell(draft, f"--set {flag[:80]!r} names no key; write --set eval.seeds=0-9")
+        return _tell(draft, f"--set {flag[:80]!r} names no key of a spec; write --set eval.seeds=0-9")
     return _place(draft, path, value_of(text), flag)
 
 
@@ -43,7 +44,7 @@ def _path(key: str) -> Path | None:
         )
         at = match.end()
         if at == len(key):
-            return tuple(parts)
+            return tuple(parts) if len(parts) <= MAX_DEPTH else None
         if key[at] != ".":
             return None
         at += 1
@@ -80,7 +81,8 @@ def _as_in(draft: Draft, path: Path) -> Path:
 
 def _refuse(draft: Draft, parent: Path, part: str | int, here: Any, flag: str) -> None:
     if isinstance(here, list):
-        why = f"{dotted(parent)} has {len(here)} items, counted from 0, and no {str(part)!r}"
+        items = f"item 0 to {len(here) - 1}" if here else "no items"
+        why = f"{dotted(parent)} is a list with {items}, and no {str(part)!r}"
     else:
         why = f"{dotted(parent)} is {shown(here)}, which has nothing inside it"
     _tell(draft, f"--set {flag[:80]!r}: {why}")

@@ -13,15 +13,17 @@ Node = dict[str, Any]
 
 def schema(kind: str) -> Node:
     """JSON Schema (draft 2020-12) of a kind. Raises NotHere or UnknownKind."""
-    return schema_of(spec_class(kind))
-
-
-def schema_of(spec: type[Spec]) -> Node:
-    """JSON Schema of a Spec class."""
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **spec.model_json_schema(mode="validation")}
-    spec.finish_schema(whole)
+    spec = spec_class(kind)
+    whole = plain_schema(spec)
     for compat in spec.compats:
         _add(whole, compat)
+    return whole
+
+
+def plain_schema(spec: type[Spec]) -> Node:
+    """JSON Schema of a Spec class without other spellings."""
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **spec.model_json_schema(mode="validation")}
+    spec.finish_schema(whole)
     return whole
 
 

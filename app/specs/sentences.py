@@ -8,21 +8,29 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from app.specs.base import Clashes, Path, Spec, dotted
+from app.specs.base import PATTERNS, Clashes, Path, Spec, dotted
 from app.specs.draft import Draft, shown
 from app.specs.tree import fields, meant, table_at
+
+MOST = 100
+"""Problems that are told; a file with more is no spec."""
 
 
 def note(error: ValidationError, spec: type[Spec], draft: Draft) -> None:
     """Put every error into the draft's problems."""
-    for one in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    for one in errors[:MOST]:
         path: Path = tuple(part for part in one["loc"] if part != "[key]")
+        if path in draft.faulty:
+            continue  # it has been told already, and what is left of the value means nothing
         raised = one.get("ctx", {}).get("error")
         if isinstance(raised, Clashes):
             for clash in raised.found:
                 draft.problem((*path, *clash.key.split(".")), clash.message)
         else:
             draft.problem(path, _sentence(one, path, spec))
+    if len(errors) > MOST:
+        draft.problem((), f"and {len(errors) - MOST:,} problems more")
 
 
 def _sentence(error: ErrorDetails, path: Path, spec: type[Spec]) -> str:
@@ -40,13 +48,13 @@ def _sentence(error: ErrorDetails, path: Path, spec: type[Spec]) -> str:
     if kind == "literal_error":
         return f"must be {_choices(context['expected'])}, not {shown(value)}"
     if kind == "string_pattern_mismatch":
-        return f"must fit the pattern {context['pattern']}, not {shown(value)}"
+        return f"must be {PATTERNS[context['pattern']]}, not {shown(value)}"
     return f"{error['msg'][:1].lower()}{error['msg'][1:]}, not {shown(value)}"
 
 
 def _unknown(path: Path, spec: type[Spec]) -> str:
     table = table_at(spec, path[:-1])
-    here = f"[{dotted(path[:-1])}]" if path[:-1] else "the top of the file"
+    here = f"[{dotted(path[:-1])}]" if path[:-1] else "the top table"
     near = meant(spec, path)
     if near is not None and near[:-1] == path[:-1]:
         return f"no such key; did you mean {str(near[-1])!r}?"
@@ -86,6 +94,8 @@ def _way_out(kind: str, value: Any) -> str:
         return f"; write {value.strip()} without quotes"
     if kind == "bool_type" and isinstance(value, str) and value.lower() in ("true", "false"):
         return f"; write {value.lower()} without quotes"
+    if kind == "string_type" and isinstance(value, int | float):
+        return f'; write "{shown(value)}" with quotes'
     return ""
 
 

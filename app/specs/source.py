@@ -17,6 +17,10 @@ MAX_VALUES = 250_000
 MAX_TEXT = 100_000
 MAX_KEY = 200
 
+_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_PART}\.[ \t]*+){{100}}")
+"""``tomllib`` needs memory with the square of a key's parts."""
+
 
 def read_text(path: FilePath) -> str:
     """The text of a spec file. Raises SpecProblems when there is none to be had."""
@@ -53,14 +57,18 @@ def _unreadable(path: FilePath, message: str, line: int | None = None) -> SpecPr
 
 def parse_toml(text: str, file: str) -> dict[str, Any]:
     """The tables of a TOML text. Raises SpecProblems with the line of a mistake in the syntax."""
+    if long_key := _LONG_KEY.search(text):
+        where = text.count("\n", 0, long_key.start()) + 1
+        raise SpecProblems([Problem(key="", message="has a key of more than 100 parts", file=file, line=where)])
+    line: int | None = None
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         message, line = _syntax(str(error), text)
     except RecursionError:
-        message, line = "is nested too deep to be read", None
-    except ValueError as error:  # such as a number with too many digits
-        message, line = f"not valid TOML: {_lower(str(error))}", None
+        message = "is nested too deep to be read"
+    except ValueError:  # Python's own limit
+        message = "has a whole number of more than 64 bits"
     raise SpecProblems([Problem(key="", message=message, file=file, line=line)])
 
 

@@ -37,10 +37,12 @@ def fields(spec: type[Table], path: Path = ()) -> Iterator[tuple[Path, FieldInfo
 
 
 def meant(spec: type[Table], path: Path) -> Path | None:
-    """The key that an unknown path was probably meant to be: one of the same table, else one of another."""
+    """The key that an unknown path was probably meant to be: of that name elsewhere, or of a like name, here first."""
     table, name = table_at(spec, path[:-1]), str(path[-1])
+    leaves = {str(known[-1]): known for known, _ in reversed(list(fields(spec)))}
+    if name in leaves:
+        return leaves[name]
     if table is not None and (near := nearest(name, table.model_fields)):
         return (*path[:-1], near)
-    leaves = {str(known[-1]): known for known, _ in reversed(list(fields(spec)))}
     near = nearest(name, leaves)
     return leaves[near] if near else None
