@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import bytes_of, eval_tables, files_of, filter_tables, job_of, run_spec, submit
+from flow import bytes_of, eval_tables, files_of, filter_tables, job_of, run_spec, submit
 from sqlmodel import col, select, update
 
 from app import claims, db

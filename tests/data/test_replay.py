@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import at_home, eval_tables, run_spec
+from flow import at_home, eval_tables, run_spec
 from PIL import Image
 from sqlmodel import Session, col, delete, select
 

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from conftest import bytes_of, eval_tables, files_of, finish, job_of, run_spec, submit
+from flow import bytes_of, eval_tables, files_of, finish, job_of, run_spec, submit
 from sqlmodel import Session, col, select
 
 from app import claims, db, lifecycle
