@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections import OrderedDict
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 
 from app.errors import BadSnapshot
 from app.settings import get_settings
@@ -38,15 +38,9 @@ class Starts:
             if body is not None:
                 self._bodies.move_to_end(seed)
                 return unpack(body)
-        body = self._read(seed)
-        if body is None:
-            world = begin(seed)
-            body = pack(world)
-            self._write(seed, body)
-        else:
-            world = unpack(body)
+        world = self._read(seed) or self._make(seed)
         with self._lock:
-            self._bodies[seed] = body
+            self._bodies[seed] = pack(world)
             if len(self._bodies) > self._kept:
                 self._bodies.popitem(last=False)
         return world
@@ -55,27 +49,26 @@ class Starts:
         """Where the start state of a seed is on disk, if anywhere."""
         return self.folder / f"{seed}.start" if self.folder else None
 
-    def _read(self, seed: int) -> bytes | None:
+    def _read(self, seed: int) -> World | None:
         path = self.path(seed)
         if path is None:
             return None
         try:
-            body = unseal(path.read_bytes())
-            unpack(body)
+            world = unpack(unseal(path.read_bytes()))
         except (OSError, BadSnapshot):
             return None
-        return body
+        return world if (world.seed, world.step) == (seed, 0) else None
 
-    def _write(self, seed: int, body: bytes) -> None:
-        path = self.path(seed)
-        if path is None:
-            return
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        # A folder that is full or not ours costs the cache, never the episode.
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(seal(body))
-            draft.replace(path)
+    def _make(self, seed: int) -> World:
+        world, path = begin(seed), self.path(seed)
+        if path is not None:
+            draft = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}")
+            # A folder that is full or not ours costs the cache, never the episode.
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draft.write_bytes(seal(pack(world)))
+                draft.replace(path)
+        return world
 
 
 _shared: dict[Path | None, Starts] = {}

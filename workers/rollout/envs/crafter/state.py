@@ -79,11 +79,12 @@ def unseal(snapshot: bytes) -> bytes:
         begins = snapshot[: len(MAGIC)]
         raise BadSnapshot(f"the snapshot begins with {begins!r}; one of this version of Crafter begins with {MAGIC!r}")
     digest, packed = snapshot[len(MAGIC) :][:_DIGEST], snapshot[len(MAGIC) + _DIGEST :]
+    stream = zlib.decompressobj()
     try:
-        body = zlib.decompressobj().decompress(packed, _LARGEST)
+        body = stream.decompress(packed, _LARGEST)
     except zlib.error as error:
         raise BadSnapshot(f"the snapshot does not unpack ({error}); its bytes are damaged") from error
-    if hashlib.sha256(body).digest() != digest:
+    if not stream.eof or stream.unused_data or hashlib.sha256(body).digest() != digest:
         raise BadSnapshot("the snapshot's bytes do not fit the hash it carries; they are damaged")
     return body
 
@@ -93,12 +94,13 @@ def _unpack(body: bytes) -> World:
     head = json.loads(line)
     terrain, packed = rest[: SIDE * SIDE], rest[SIDE * SIDE :]
     _require(len(packed) == draws.STATE_BYTES, f"{len(rest)} bytes of map and generator")
-    _require(max(terrain) < len(MATERIALS), f"material number {max(terrain)}")
+    _require(0 < min(terrain) <= max(terrain) < len(MATERIALS), f"material numbers {min(terrain)} to {max(terrain)}")
     rng = random.Random()
     rng.setstate(draws.unpack(packed))
     player = _player(head["player"])
     world = World(_whole(head["seed"]), rng, player)
     world.step = _whole(head["step"])
+    _require(min(world.seed, world.step) >= 0, f"seed {world.seed} at step {world.step}")
     world.unlocked = {name: _whole(step) for name, step in head["unlocked"].items()}
     _require(set(world.unlocked) <= set(ACHIEVEMENTS), "an unknown achievement")
     world.set_terrain(terrain)
