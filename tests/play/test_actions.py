@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput
@@ -26,6 +26,7 @@ def read(reply: Reply, reply_format: str = "tool_call", max_actions: int = 4):
     return parse(reply, reply_format=reply_format, actions=ACTIONS, max_actions=max_actions)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(lists, formats)
 def test_what_is_formatted_is_what_is_parsed(said, reply_format):
     parsed = read(format_reply(said, reply_format), reply_format, MAX_ACTIONS)
@@ -157,6 +158,7 @@ replies = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(replies, formats, st.integers(1, MAX_ACTIONS))
 def test_any_reply_gets_an_outcome_and_only_ok_has_actions(reply, reply_format, max_actions):
     parsed = read(reply, reply_format, max_actions)

@@ -8,7 +8,7 @@ import re
 from importlib.resources import files
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput, MissingFrame, UnknownName
@@ -187,6 +187,7 @@ def test_no_control_token_survives(token, around):
     assert not has_control_tokens(safe)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*CONTROL, "<", "|", "im_start", "|>", "[", "INST", "]", " ", "3", "a"])).map("".join), st.data())
 def test_pieces_that_were_made_safe_apart_are_safe_together(text, data):
     cut = data.draw(st.integers(0, len(text)))
@@ -249,12 +250,14 @@ replies = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(replies)
 def test_a_reply_comes_back_from_the_wire_word_for_word(reply):
     (wire,) = to_openai([assistant(reply)])
     assert reply_from_openai(json.loads(json.dumps(wire))) == reply
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(ACTIONS), min_size=1, max_size=8), st.sampled_from(["tool_call", "text"]))
 def test_an_exported_reply_parses_to_the_same_actions(said, reply_format):
     line = json.dumps({"messages": to_openai([assistant(format_reply(said, reply_format))])})

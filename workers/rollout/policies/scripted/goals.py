@@ -18,12 +18,16 @@ from workers.rollout.policies.scripted.sight import Sight
 MOVE_BY = {dy * WIDTH + dx: action for action, (dx, dy) in MOVES.items()}
 DIGGABLE = frozenset({kinds.TREE, kinds.STONE, kinds.COAL, kinds.IRON, kinds.DIAMOND})
 FOES = ("zombie", "skeleton")
+DANGERS = (*FOES, "arrow")
 CLOSE, WIDE = 20, 60
 """Steps: as far as a second table is not worth its wood, and as far as anything is looked for."""
 PLAN_LOOKS = 8
 """A plan older than this is made anew, for better things may have come into sight."""
 NAP_LIGHT = 0.9
 """Daylight above which zombies on grass go away by themselves."""
+
+TIRED_AND_HURT = {False: (2, 3), True: (8, 5)}
+"""Energy and health at or below which the player takes cover, by day and in the dark."""
 
 Decision = tuple[str, str]
 """An action, and the goal that it serves, in words."""
@@ -147,9 +151,7 @@ class _Turn:
         sight = self.sight
         if "wake_up" in sight.unlocked or not 7 <= sight.energy <= 8 or sight.daylight < NAP_LIGHT or sight.health < 8:
             return None
-        if any(name in FOES for name in self.memory.creatures.values()):
-            return None
-        return "sleep", "take a nap"
+        return None if self.watched() else ("sleep", "take a nap")
 
     # Shelter.
 
@@ -175,9 +177,8 @@ class _Turn:
     def take_cover(self) -> Decision | None:
         """Begin a shelter when tired in the dark, worn out or badly hurt."""
         sight = self.sight
-        tired = sight.energy <= 2 or (self.dark and sight.energy <= 6)
-        hurt = sight.health <= 3
-        if not (tired or hurt):
+        energy, health = TIRED_AND_HURT[self.dark]
+        if sight.energy > energy and sight.health > health:
             return None
         if self.have("wood_pickaxe"):
             reach = flood(self.memory, self.costs, limit=CLOSE)
@@ -188,7 +189,7 @@ class _Turn:
                     self.goals.shelter = found
                     return self.make_shelter()
                 return self.start(Plan("find shelter", path))
-        if sight.energy <= 1 and not any(name in FOES for name in self.memory.creatures.values()):
+        if sight.energy <= 1 and not self.watched():
             return "sleep", "sleep where I stand"
         return None
 
@@ -203,7 +204,8 @@ class _Turn:
             wants["cow"] = wants[kinds.RIPE] = 0
         if not wants:
             return None
-        return self.nearest(wants, WIDE) or ("cow" in wants and self.last_cow()) or None
+        found = self.nearest(wants, WIDE) or (self.last_cow() if "cow" in wants else None)
+        return found or (None if self.dark else self.explore())
 
     def last_cow(self) -> Decision | None:
         """Go where a cow was last seen."""
@@ -214,7 +216,7 @@ class _Turn:
 
     def gather_sapling(self) -> Decision | None:
         """Search the grass ahead for a sapling, until one was placed."""
-        if "place_plant" in self.sight.unlocked or self.have("sapling"):
+        if "place_plant" in self.sight.unlocked or self.have("sapling") or self.watched():
             return None
         ground = self.memory.map
         if self.open(self.faced) and ground[self.faced] == kinds.GRASS:
@@ -342,6 +344,10 @@ class _Turn:
     def open(self, cell: int) -> bool:
         """True when the cell is free ground with nobody on it."""
         return self.memory.map[cell] in kinds.FREE and cell not in self.memory.creatures
+
+    def watched(self) -> bool:
+        """True when a foe or an arrow is in sight."""
+        return any(name in DANGERS for name in self.memory.creatures.values())
 
     def near(self, kind: int) -> bool:
         """True when this kind is within the 3x3 cells around the player."""

@@ -20,6 +20,8 @@ START = 64 * WIDTH + 64
 GROUND_OF = {"zombie": kinds.GRASS, "cow": kinds.GRASS, "skeleton": kinds.PATH, "arrow": kinds.PATH, "player": kinds.GRASS}
 """What most likely lies under a creature on a cell that was never seen without one."""
 MOVES = {"move_left": (-1, 0), "move_right": (1, 0), "move_up": (0, -1), "move_down": (0, 1)}
+MISFITS = 3
+"""Tiles in view that may differ from the map: what the player changed, and what an arrow did."""
 COW_MEMORY_LOOKS = 60
 """A cow out of sight is believed to be near its old place for this many looks."""
 
@@ -86,14 +88,25 @@ class Memory:
         """The cell that the player stands on now."""
         if self.looks == 0:
             return self.at
+        expected = self.at if self._expected is None else self._expected
+        least = self._misfits(expected, names, offsets)
+        if least == 0:
+            return expected
         dx, dy = sight.facing
-        ahead = self.at + dy * WIDTH + dx
-        likely = [self._expected] if self._expected is not None else []
-        for cell in (*likely, self.at, ahead):
-            if self._misfits(cell, names, offsets) <= 2:  # a placed, mined or felled tile, and one more change
-                return cell
-        self.__init__()  # type: ignore[misc]  # an unknown place: the map begins anew
+        best = expected
+        for cell in (self.at, self.at + dy * WIDTH + dx):
+            count = self._misfits(cell, names, offsets)
+            if count < least:
+                best, least = cell, count
+        if least <= MISFITS:
+            return best
+        self._forget()
         return self.at
+
+    def _forget(self) -> None:
+        """Begin the map anew: this is no place that it shows."""
+        self.map = bytearray(WIDTH * WIDTH)
+        self.at, self.looks, self.cows = START, 0, {}
 
     def _misfits(self, cell: int, names: list[str], offsets: tuple[int, ...]) -> int:
         ground, count = self.map, 0
@@ -110,12 +123,16 @@ class Memory:
         for column in (0, width - 1):
             if all(row[column] == "outside" for row in sight.view):
                 edge = x + column - width // 2
-                span = (0, edge + 1) if column == 0 else (edge, WIDTH)
+                if self.map[edge] == kinds.OUTSIDE:  # known since an earlier look
+                    continue
+                begin, end = (0, edge + 1) if column == 0 else (edge, WIDTH)
                 for line in range(0, WIDTH * WIDTH, WIDTH):
-                    self.map[line + span[0] : line + span[1]] = bytes([kinds.OUTSIDE]) * (span[1] - span[0])
+                    self.map[line + begin : line + end] = bytes([kinds.OUTSIDE]) * (end - begin)
         for row in (0, height - 1):
             if all(name == "outside" for name in sight.view[row]):
                 edge = (y + row - height // 2) * WIDTH
+                if self.map[edge] == kinds.OUTSIDE:
+                    continue
                 begin, end = (0, edge + WIDTH) if row == 0 else (edge, WIDTH * WIDTH)
                 self.map[begin:end] = bytes([kinds.OUTSIDE]) * (end - begin)
 
