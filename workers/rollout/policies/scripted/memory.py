@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from workers.rollout.policies.scripted import kinds
@@ -67,7 +68,7 @@ class Memory:
         if ground[at] not in kinds.FREE:
             ground[at] = GROUND_OF["player"]
         if "outside" in names:
-            self._close_edges(sight)
+            self._close_edges(sight.view)
         self._remember_cows(offsets)
 
     def _creature(self, cell: int, name: str) -> None:
@@ -116,24 +117,20 @@ class Memory:
                 count += 1
         return count
 
-    def _close_edges(self, sight: Sight) -> None:
-        """Rows and columns that are wholly outside: nothing beyond them is worth exploring."""
-        height, width = len(sight.view), len(sight.view[0])
+    def _close_edges(self, view: Sequence[Sequence[str]]) -> None:
+        """Rows and columns of the view that are wholly outside: nothing beyond them is worth exploring."""
         x, y = self.at % WIDTH, self.at // WIDTH
-        for column in (0, width - 1):
-            if all(row[column] == "outside" for row in sight.view):
-                edge = x + column - width // 2
-                if self.map[edge] == kinds.OUTSIDE:  # known since an earlier look
-                    continue
-                begin, end = (0, edge + 1) if column == 0 else (edge, WIDTH)
+        last = WIDTH - 1
+        for column, far in ((0, 0), (len(view[0]) - 1, last)):
+            if all(row[column] == "outside" for row in view) and self.map[y * WIDTH + far] != kinds.OUTSIDE:
+                edge = x + column - len(view[0]) // 2
+                begin, end = min(edge, far), max(edge, far) + 1
                 for line in range(0, WIDTH * WIDTH, WIDTH):
                     self.map[line + begin : line + end] = bytes([kinds.OUTSIDE]) * (end - begin)
-        for row in (0, height - 1):
-            if all(name == "outside" for name in sight.view[row]):
-                edge = (y + row - height // 2) * WIDTH
-                if self.map[edge] == kinds.OUTSIDE:
-                    continue
-                begin, end = (0, edge + WIDTH) if row == 0 else (edge, WIDTH * WIDTH)
+        for row, far in ((0, 0), (len(view) - 1, last)):
+            if all(name == "outside" for name in view[row]) and self.map[far * WIDTH + x] != kinds.OUTSIDE:
+                edge = y + row - len(view) // 2
+                begin, end = min(edge, far) * WIDTH, (max(edge, far) + 1) * WIDTH
                 self.map[begin:end] = bytes([kinds.OUTSIDE]) * (end - begin)
 
     def to_json(self) -> dict[str, Any]:

@@ -23,9 +23,11 @@ NEAR_3X3 = (-WIDTH - 1, -WIDTH, -WIDTH + 1, -1, 0, 1, WIDTH - 1, WIDTH, WIDTH + 
 class Reach:
     """What a flood found."""
 
-    cost: dict[int, int]
-    """Steps to each cell that can be entered."""
-    came_from: dict[int, int]
+    cost: list[int] = field(default_factory=lambda: [FAR] * (WIDTH * WIDTH))
+    """Steps to each cell; ``FAR`` where the flood did not come."""
+    cells: list[int] = field(default_factory=list)
+    """Cells that it came to and went on from, the nearest first."""
+    came_from: dict[int, int] = field(default_factory=dict)
     touched: dict[Kind, tuple[int, int, int]] = field(default_factory=dict)
     """Nearest of each kind: (steps to the cell beside it, that cell, its own cell)."""
     goal: int | None = None
@@ -72,8 +74,9 @@ def flood(
     the first of those cells. Creatures block, remembered cows do not.
     """
     ground, blocked, start = memory.map, memory.creatures, memory.at
-    reach = Reach(cost={start: 0}, came_from={})
+    reach = Reach()
     cost, touched, came_from = reach.cost, reach.touched, reach.came_from
+    cost[start] = 0
     best, least = FAR, min(wants.values()) if wants else 0
     buckets: list[list[int]] = [[] for _ in range(limit + max(costs) + 1)]
     buckets[0].append(start)
@@ -86,6 +89,7 @@ def flood(
             if cell in goals:
                 reach.goal = cell
                 return reach
+            reach.cells.append(cell)
             for step in AROUND:
                 beside = cell + step
                 kind: Kind
@@ -100,7 +104,7 @@ def flood(
                         best = min(best, steps + wants[kind])
                 if entry:
                     total = steps + entry
-                    if total < cost.get(beside, FAR):
+                    if total < cost[beside]:
                         cost[beside] = total
                         came_from[beside] = cell
                         buckets[total].append(beside)
@@ -122,13 +126,13 @@ def best_lookout(memory: Memory, reach: Reach, hints: Collection[int]) -> int | 
     """The reached cell from which most new ground comes into sight for the steps it takes; None when all is known."""
     best, best_worth = None, 0.0
     ground = memory.map
-    for cell, steps in reach.cost.items():
-        if (cell ^ cell // WIDTH) & 1 or not steps:  # every other cell will do, as on a chessboard
+    for cell in reach.cells[1:]:
+        if (cell ^ cell // WIDTH) & 1:  # every other cell will do, as on a chessboard
             continue
         if not any(ground[cell + corner] == kinds.UNKNOWN for corner in CORNERS):
             continue
         unknown, hinted = unseen_around(memory, cell, hints)
-        worth = unknown * (1.0 + 0.05 * hinted) / (steps + 5)
+        worth = unknown * (1.0 + 0.05 * hinted) / (reach.cost[cell] + 5)
         if worth > best_worth:
             best, best_worth = cell, worth
     return best

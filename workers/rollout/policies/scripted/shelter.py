@@ -35,7 +35,7 @@ def sealed(memory: Memory) -> bool:
 def find(memory: Memory, reach: Reach, *, stones: int) -> tuple[int, int] | None:
     """The nearest (door cell, direction inwards) behind which a shelter can be made, or None."""
     ground = memory.map
-    for door in sorted(reach.cost, key=reach.cost.__getitem__):
+    for door in reach.cells:
         if ground[door] not in kinds.FREE:
             continue
         for step in AROUND:
