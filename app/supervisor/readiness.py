@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import httpx
@@ -18,23 +19,30 @@ from app.supervisor.facts import address
 from app.supervisor.plan import API
 
 ASK_TIMEOUT_S = 3.0
+SETTLED_S = 1.0
+"""A process that nobody can ask counts as ready when it has run this long."""
 
 
 async def waiting_for(children: Mapping[str, Child], settings: Settings) -> list[str]:
     """What is not ready: processes that do not run, an api that is not ready, workers that have not registered."""
-    down = [_down(child) for child in children.values() if not child.running]
-    if down:
-        return down
+    unsteady = [sentence for child in children.values() if (sentence := _unsteady(child))]
+    if unsteady:
+        return unsteady
     found = [await _api(settings)] if API in children else []
-    workers = {child.state.worker_id for child in children.values() if child.is_worker}
+    workers = {child.state.worker_id: child.name for child in children.values() if child.is_worker}
     if workers:
         found.append(await asyncio.to_thread(_workers, workers))
     return [sentence for sentence in found if sentence]
 
 
-def _down(child: Child) -> str:
-    code = child.state.last_exit
-    return f"{child.name} is not started yet" if code is None else f"{child.name} ended, {describe(code)}, and will start again"
+def _unsteady(child: Child) -> str | None:
+    """Whether a process has yet to run for a while. Workers are asked in another way."""
+    state = child.state
+    if child.running and (child.is_worker or time.time() - (state.started_at or 0.0) >= SETTLED_S):
+        return None
+    if state.last_exit is None:
+        return f"{child.name} has only just started"
+    return f"{child.name} ended, {describe(state.last_exit)}, and is started again ({state.restarts + 1} times so far)"
 
 
 async def _api(settings: Settings) -> str | None:
@@ -47,12 +55,12 @@ async def _api(settings: Settings) -> str | None:
     return None if answer.status_code == 200 else f"api is not ready: {answer.status_code} {answer.text[:500]}"
 
 
-def _workers(ids: set[str | None]) -> str | None:
+def _workers(names: Mapping[str | None, str]) -> str | None:
+    """One worker that has registered is enough to begin with."""
     try:
         with db.reading() as session:
-            live = session.connection().scalar(
-                select(col(Worker.id)).where(col(Worker.id).in_(ids), col(Worker.stopped_at).is_(None))
-            )
+            mine = select(col(Worker.id)).where(col(Worker.id).in_(names), col(Worker.stopped_at).is_(None))
+            live = session.connection().scalar(mine)
     except SQLAlchemyError as error:
         return f"the database does not answer ({type(error).__name__})"
-    return None if live else "no worker has registered yet"
+    return None if live else f"{next(iter(names.values()))} has not registered as a worker yet"

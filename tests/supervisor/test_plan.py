@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import procfile
+from app.errors import BadFlag, Conflict, InvalidInput
+from app.settings import get_settings
+from app.supervisor.plan import Options, choose_port, make, workers_flag
+
+PROCFILE = """
+# the parts
+api: python -m app.main
+rollout: python -m workers.main rollout
+trainer: python -m workers.main no-such-role
+elsewhere: python -m app.no_such_module
+"""
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    path = tmp_path / "Procfile"
+    path.write_text(PROCFILE)
+    return path
+
+
+def names(path: Path, **asked: object) -> list[str]:
+    options = Options(procfile=path, **asked)  # type: ignore[arg-type]
+    return [planned.name for planned in make(options, get_settings()).processes]
+
+
+def test_python_in_the_procfile_is_the_python_that_runs(listed: Path) -> None:
+    assert procfile.read(listed)[0].argv == (sys.executable, "-m", "app.main")
+
+
+def test_a_worker_role_becomes_as_many_processes_as_asked(listed: Path) -> None:
+    assert names(listed) == ["api", "rollout-1", "rollout-2"]
+    assert names(listed, workers={"rollout": 1}) == ["api", "rollout-1"]
+    assert names(listed, workers={"rollout": 0}) == ["api"]
+
+
+def test_a_role_whose_code_is_not_there_is_left_out_and_said(listed: Path) -> None:
+    skipped = make(Options(procfile=listed), get_settings()).skipped
+
+    assert [sentence.partition(":")[0] for sentence in skipped] == ["trainer", "elsewhere"]
+    assert "workers.no-such-role" in skipped[0]
+    assert "app.no_such_module" in skipped[1]
+
+
+def test_only_runs_what_it_names(listed: Path) -> None:
+    assert names(listed, only=("rollout",)) == ["rollout-1", "rollout-2"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ({"only": ("rollouts",)}, "did you mean 'rollout'?"),
+        ({"workers": {"rolout": 2}}, "did you mean 'rollout'?"),
+        ({"workers": {"api": 2}}, "known: rollout, trainer"),
+        ({"only": ("trainer",)}, "nothing to run"),
+    ],
+)
+def test_a_name_that_is_none_is_refused_with_the_nearest(listed: Path, asked: dict[str, object], hint: str) -> None:
+    with pytest.raises(BadFlag, match=hint.replace("?", r"\?")):
+        names(listed, **asked)
+
+
+def test_worker_counts_come_singly_or_in_a_list() -> None:
+    assert workers_flag(["rollout=2,trainer=1", "inference=3"]) == {"rollout": 2, "trainer": 1, "inference": 3}
+
+
+@pytest.mark.parametrize("word", ["rollout", "rollout=", "rollout=-1", "rollout=two", "=2"])
+def test_a_count_that_is_none_is_refused_with_its_word(word: str) -> None:
+    with pytest.raises(BadFlag, match=word):
+        workers_flag([word])
+
+
+@pytest.mark.parametrize("line", ["no colon here", "api:", "two words: python -m app.main"])
+def test_a_line_that_is_no_process_is_refused_with_its_number(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "Procfile"
+    path.write_text(f"api: python -m app.main\n{line}\n")
+
+    with pytest.raises(InvalidInput, match=r"Procfile:2: "):
+        procfile.read(path)
+
+
+def test_a_name_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "Procfile"
+    path.write_text("api: python -m app.main\napi: python -m app.main\n")
+
+    with pytest.raises(InvalidInput, match="'api' is listed twice"):
+        procfile.read(path)
+
+
+def test_a_port_that_is_taken_is_refused_with_the_variable_that_changes_it() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(Conflict, match=rf"port {port} .* SYNTHQ_API_PORT"):
+            choose_port("127.0.0.1", port)
+
+    assert choose_port("127.0.0.1", port) == port
+    assert choose_port("127.0.0.1", 0) > 0
