@@ -28,12 +28,12 @@ def advance(world: World, action: str) -> tuple[str, ...]:
     world.step += 1
     player = world.player
     player.action = action
-    things = list(world.objects)
+    things = list(world.objects)[1:]
     player.update(world)
     x, y = player.x, player.y
-    for thing in things:
-        if thing is not player and abs(thing.x - x) + abs(thing.y - y) < NEAR:
-            thing.update(world)
+    # Nothing moves another thing, so who is near is settled before the first of them acts.
+    for thing in [thing for thing in things if abs(thing.x - x) + abs(thing.y - y) < NEAR]:
+        thing.update(world)
     if world.step % BALANCE_EVERY == 0:
         balance(world)
     world.dusk()

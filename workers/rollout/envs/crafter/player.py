@@ -20,6 +20,7 @@ from workers.rollout.envs.crafter.tables import (
 from workers.rollout.envs.crafter.things import Cow, Plant, Skeleton, Thing, Zombie
 from workers.rollout.envs.crafter.world import STRIDE, World
 
+_ASLEEP = SPRITES.index("player-sleep")
 _DAMAGE = (("iron_sword", 5), ("stone_sword", 3), ("wood_sword", 2))
 
 
@@ -73,7 +74,7 @@ class Player(Thing):
 
     @property
     def sprite(self) -> int:
-        return SPRITES.index("player-sleep") if self.sleeping else DIRECTIONS.index(self.facing)
+        return _ASLEEP if self.sleeping else DIRECTIONS.index(self.facing)
 
     @property
     def facing_name(self) -> str:

@@ -19,7 +19,6 @@ from workers.rollout.envs.crafter.world import STRIDE, World, cell
 VIEW = 9
 """Tiles along each side of the picture: 9x7 of the map, and two rows of inventory below."""
 ROWS = 7
-_KINDS = len(MATERIALS) + len(MATERIALS) * len(SPRITES)
 _BEYOND = 127
 """The grey beyond the map."""
 
@@ -46,8 +45,8 @@ class Painter:
         self.tile_px = size_px // VIEW
         self._border = (size_px - self.tile_px * VIEW) // 2
         self._tiles = self._atlas()
-        self._days = self._tiles.astype(np.float64)
-        self._nights = np.stack([light.tinted(tile.astype(np.int32)) for tile in self._tiles])
+        dark = np.stack([light.tinted(tile.astype(np.int32)) for tile in self._tiles])
+        self._days, self._nights = (tiles.transpose(0, 2, 3, 1).astype(np.float64) for tiles in (self._tiles, dark))
         self._strips: dict[tuple[int, ...], Pixels] = {}
 
     def paint(self, world: World, noise: light.Floats | None) -> Pixels:
@@ -64,23 +63,30 @@ class Painter:
         return picture
 
     def _day(self, kinds: bytearray, daylight: float, asleep: bool) -> Pixels:
+        """The map's part by day: uint8 [height, width, 3]."""
         seen = list(set(kinds))
-        number = bytearray(_KINDS + 61)
+        number = bytearray(256)
         for i, kind in enumerate(seen):
             number[kind] = i
         lit = (daylight * self._days[seen] + (1 - daylight) * self._nights[seen]).astype(np.uint8)
         if asleep:
-            lit = light.asleep(lit.swapaxes(0, 1)).swapaxes(0, 1)
-        return self._lay(lit, kinds.translate(number)).transpose(1, 2, 0)
+            lit = np.moveaxis(light.asleep(np.moveaxis(lit, 3, 0)), 0, 3)
+        px = self.tile_px
+        laid = lit[np.frombuffer(kinds.translate(number), np.uint8)].reshape(VIEW, ROWS, px, px * 3)
+        return laid.transpose(1, 2, 0, 3).reshape(ROWS * px, VIEW * px, 3)
 
     def _night(self, kinds: bytearray, world: World, noise: light.Floats) -> Pixels:
-        view = light.by_night(self._lay(self._tiles, kinds), world.daylight, noise)
-        return (light.asleep(view) if world.player.sleeping else view).transpose(1, 2, 0)
-
-    def _lay(self, tiles: Pixels, kinds: bytes | bytearray) -> Pixels:
-        """Tiles side by side: uint8 [3, height, width]."""
-        laid = tiles[np.frombuffer(kinds, np.uint8)].reshape(VIEW, ROWS, 3, self.tile_px, self.tile_px)
-        return laid.transpose(2, 1, 3, 0, 4).reshape(3, ROWS * self.tile_px, VIEW * self.tile_px)
+        """The map's part by night: uint8 [height, width, 3]."""
+        px = self.tile_px
+        laid = self._tiles[np.frombuffer(kinds, np.uint8)].reshape(VIEW, ROWS, 3, px, px)
+        planes = laid.transpose(2, 1, 3, 0, 4).reshape(3, ROWS * px, VIEW * px)
+        view = light.by_night(planes, world.daylight, noise)
+        if world.player.sleeping:
+            view = light.asleep(view)
+        pixels = np.empty((*view.shape[1:], 3), np.uint8)
+        for channel, plane in enumerate(view):  # six times as fast as one transposed copy
+            pixels[..., channel] = plane
+        return pixels
 
     def _atlas(self) -> Pixels:
         """Every kind of tile: uint8 [kind, 3, px, px]."""

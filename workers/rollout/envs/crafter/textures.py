@@ -7,12 +7,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from app.errors import NotHere
-
-Pixels = npt.NDArray[np.uint8]
+from workers.rollout.envs.base import Pixels
 
 
 @cache

@@ -16,6 +16,7 @@ from workers.rollout.envs.crafter.tables import (
 )
 from workers.rollout.envs.crafter.world import STRIDE, World, cell
 
+_ARROWS, _PLANT = SPRITES.index("arrow-left"), SPRITES.index("plant")
 RIPE = 300
 """A plant is ripe after more updates than this."""
 
@@ -25,6 +26,7 @@ class Thing:
 
     __slots__ = ("at", "health", "removed", "x", "y")
     name: ClassVar[str]
+    picture: ClassVar[int] = -1
 
     def __init__(self, x: int, y: int, health: int) -> None:
         self.x, self.y = x, y
@@ -35,7 +37,7 @@ class Thing:
     @property
     def sprite(self) -> int:
         """Number of its picture in ``SPRITES``."""
-        return SPRITES.index(self.name)
+        return self.picture
 
     def hurt(self, damage: int) -> None:
         """Lose health; never below 0."""
@@ -68,6 +70,7 @@ class Cow(Thing):
 
     __slots__ = ()
     name = "cow"
+    picture = SPRITES.index("cow")
 
     def __init__(self, x: int, y: int, health: int = 3) -> None:
         super().__init__(x, y, health)
@@ -84,6 +87,7 @@ class Zombie(Thing):
 
     __slots__ = ("cooldown",)
     name = "zombie"
+    picture = SPRITES.index("zombie")
 
     def __init__(self, x: int, y: int, health: int = 5, cooldown: int = 0) -> None:
         super().__init__(x, y, health)
@@ -112,6 +116,7 @@ class Skeleton(Thing):
 
     __slots__ = ("reload",)
     name = "skeleton"
+    picture = SPRITES.index("skeleton")
 
     def __init__(self, x: int, y: int, health: int = 3, reload: int = 0) -> None:
         super().__init__(x, y, health)
@@ -156,7 +161,7 @@ class Arrow(Thing):
 
     @property
     def sprite(self) -> int:
-        return SPRITES.index("arrow-left") + DIRECTIONS.index((self.dx, self.dy))
+        return _ARROWS + DIRECTIONS.index((self.dx, self.dy))
 
     def update(self, world: World) -> None:
         to = self.at + self.dx * STRIDE + self.dy
@@ -189,7 +194,7 @@ class Plant(Thing):
 
     @property
     def sprite(self) -> int:
-        return SPRITES.index("plant-ripe" if self.ripe else "plant")
+        return _PLANT + self.ripe
 
     def update(self, world: World) -> None:
         self.grown += 1
