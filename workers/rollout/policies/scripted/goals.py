@@ -6,19 +6,15 @@ because finding one costs far more than following it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from workers.rollout.policies.scripted import kinds, needs, shelter
-from workers.rollout.policies.scripted.memory import MOVES, WIDTH, Memory
-from workers.rollout.policies.scripted.paths import AROUND, NEAR_3X3, Kind, best_lookout, entry_costs, flood
+from workers.rollout.policies.scripted.hands import FOES, MOVE_BY, Decision, Hands
+from workers.rollout.policies.scripted.memory import Memory
+from workers.rollout.policies.scripted.paths import AROUND, Kind, best_lookout, flood
 from workers.rollout.policies.scripted.sight import Sight
 
-MOVE_BY = {dy * WIDTH + dx: action for action, (dx, dy) in MOVES.items()}
-DIGGABLE = frozenset({kinds.TREE, kinds.STONE, kinds.COAL, kinds.IRON, kinds.DIAMOND})
-FOES = ("zombie", "skeleton")
-DANGERS = (*FOES, "arrow")
 CLOSE, WIDE = 20, 60
 """Steps: as far as a second table is not worth its wood, and as far as anything is looked for."""
 PLAN_LOOKS = 8
@@ -28,9 +24,6 @@ NAP_LIGHT = 0.9
 
 TIRED_AND_HURT = {False: (2, 3), True: (8, 5)}
 """Energy and health at or below which the player takes cover, by day and in the dark."""
-
-Decision = tuple[str, str]
-"""An action, and the goal that it serves, in words."""
 
 
 @dataclass(slots=True)
@@ -71,18 +64,15 @@ class Goals:
         return goals
 
 
-class _Turn:
+class _Turn(Hands):
     """One decision: what is seen now, beside what is kept between decisions."""
 
     def __init__(self, goals: Goals, sight: Sight, memory: Memory) -> None:
-        self.goals, self.sight, self.memory = goals, sight, memory
-        self.have = sight.items.get
-        dx, dy = sight.facing
-        self.faced = memory.at + dy * WIDTH + dx
-        self.dark = sight.daylight < needs.DARK
-        self.costs = entry_costs(sight.items, dark=self.dark)
+        super().__init__(sight, memory)
+        self.goals = goals
 
     def decide(self) -> Decision:
+        """The first thing on the list that there is reason to do."""
         if self.sight.sleeping and self.sight.energy < 9:
             return "sleep", "sleep until rested"
         return (
@@ -130,8 +120,7 @@ class _Turn:
         if "place_stone" not in self.sight.unlocked and self.have("stone") and can_close:
             return "place_stone", "place a stone"
         if self.near(kinds.TABLE) and not self.near(kinds.FURNACE) and self.have("stone", 0) >= needs.FURNACE_STONE:
-            due = "place_furnace" not in self.sight.unlocked or self.iron_ready()
-            if due:
+            if "place_furnace" not in self.sight.unlocked or self.iron_ready():
                 return self.put("place_furnace", "place a furnace", beside=kinds.TABLE)
         return None
 
@@ -162,9 +151,7 @@ class _Turn:
         door, step = self.goals.shelter
         outer, inner, at = door + step, door + 2 * step, self.memory.at
         goal = "make a shelter"
-        if at == door:
-            return self.towards(outer), goal
-        if at == inner:
+        if at in (door, inner):
             return self.towards(outer), goal
         if at == outer and self.faced == inner:
             return self.towards(inner), goal
@@ -234,11 +221,11 @@ class _Turn:
             return None
         goal = f"make {_a(tools[0])}"
         iron = tools[0] in needs.IRON_TOOLS
+        stocked = self.have("stone", 0) >= needs.FURNACE_STONE
         spots = self.spots(kinds.TABLE, kinds.FURNACE) if iron else self.spots(kinds.TABLE)
-        spots = spots or (self.spots(kinds.TABLE) if iron and self.have("stone", 0) >= needs.FURNACE_STONE else spots)
-        rich = self.have("wood", 0) >= needs.TABLE_WOOD + len(tools) and (
-            not iron or self.have("stone", 0) >= needs.FURNACE_STONE
-        )
+        if not spots and stocked:
+            spots = self.spots(kinds.TABLE)  # a furnace can be placed there
+        rich = self.have("wood", 0) >= needs.TABLE_WOOD + len(tools) and (stocked or not iron)
         reach = flood(self.memory, self.costs, limit=CLOSE if rich else WIDE, goals=spots) if spots else None
         if reach and reach.goal is not None and (path := reach.path(reach.goal)):
             return self.start(Plan(f"go to the table to {goal}", path))
@@ -258,7 +245,7 @@ class _Turn:
     # Tools of the trade.
 
     def ready_tools(self) -> list[str]:
-        """Missing tools of the first level that can be paid for in full, or as far as needed."""
+        """Tools of the lowest level that are missing and that it is time to make."""
         for tools in (needs.WOOD_TOOLS, needs.STONE_TOOLS, needs.IRON_TOOLS):
             ready = [tool for tool in tools if needs.affordable(self.sight, tool)]
             if ready and self.enough(tools):
@@ -322,64 +309,6 @@ class _Turn:
             ahead = plan.path[0]
             return ahead - self.memory.at in MOVE_BY and self.costs[self.memory.map[ahead]] > 0
         return plan.target is not None and plan.target - self.memory.at in MOVE_BY
-
-    def kind(self, cell: int) -> Kind:
-        """What is on a cell: a creature's name, else the kind of ground."""
-        return self.memory.creatures.get(cell) or self.memory.map[cell]
-
-    def towards(self, cell: int) -> str:
-        """The action that brings the player nearer to entering a neighbouring cell."""
-        if self.open(cell):
-            return MOVE_BY[cell - self.memory.at]
-        if self.faced != cell:
-            return MOVE_BY[cell - self.memory.at]
-        if cell in self.memory.creatures:
-            return "do"
-        return "place_stone" if self.memory.map[cell] == kinds.WATER else "do"
-
-    def use(self, cell: int) -> str:
-        """The action that uses a neighbouring cell, or turns to it first."""
-        return "do" if self.faced == cell else MOVE_BY[cell - self.memory.at]
-
-    def open(self, cell: int) -> bool:
-        """True when the cell is free ground with nobody on it."""
-        return self.memory.map[cell] in kinds.FREE and cell not in self.memory.creatures
-
-    def watched(self) -> bool:
-        """True when a foe or an arrow is in sight."""
-        return any(name in DANGERS for name in self.memory.creatures.values())
-
-    def near(self, kind: int) -> bool:
-        """True when this kind is within the 3x3 cells around the player."""
-        return any(self.memory.map[self.memory.at + step] == kind for step in NEAR_3X3)
-
-    def spots(self, *kinds: int) -> Collection[int]:
-        """Cells from which all these kinds are within the 3x3 cells around."""
-        sets = [{cell + step for cell in _all(self.memory.map, kind) for step in NEAR_3X3} for kind in kinds]
-        return set.intersection(*sets)
-
-    def put(self, action: str, goal: str, beside: int | None = None) -> Decision | None:
-        """Place something on the faced cell, or make a faced cell for it, without leaving ``beside``."""
-        if self.open(self.faced):
-            return action, goal
-        if self.memory.map[self.faced] in DIGGABLE and self.costs[self.memory.map[self.faced]]:
-            return "do", goal
-        for step in AROUND:
-            ahead, beyond = self.memory.at + step, self.memory.at + 2 * step
-            if self.memory.map[ahead] in DIGGABLE and self.costs[self.memory.map[ahead]]:
-                return MOVE_BY[step], goal
-            stays = beside is None or any(self.memory.map[ahead + near] == beside for near in NEAR_3X3)
-            if self.open(ahead) and self.open(beyond) and stays:
-                return MOVE_BY[step], goal
-        return None
-
-
-def _all(ground: bytearray, kind: int) -> list[int]:
-    cells, at = [], ground.find(kind)
-    while at >= 0:
-        cells.append(at)
-        at = ground.find(kind, at + 1)
-    return cells
 
 
 def _a(tool: str) -> str:

@@ -9,7 +9,8 @@ from app.records import EpisodeKey, Reply
 from workers.rollout.actions import format_reply
 from workers.rollout.envs.base import Environment
 from workers.rollout.policies.base import Request
-from workers.rollout.policies.scripted.goals import Decision, Goals
+from workers.rollout.policies.scripted.goals import Goals
+from workers.rollout.policies.scripted.hands import Decision
 from workers.rollout.policies.scripted.memory import Memory
 from workers.rollout.policies.scripted.sight import look
 
