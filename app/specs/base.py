@@ -6,6 +6,7 @@ true for 1, no NaN). What no single field can say goes in ``checks``, which may 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -18,7 +19,12 @@ Path = tuple[str | int, ...]
 
 def dotted(path: Path) -> str:
     """A path as people write it: ``eval.policies.0``; a key that needs quotes gets them."""
-    return ".".join(str(part) if _bare(str(part)) else f'"{part}"' for part in path)
+    return ".".join(str(part) if _bare(str(part)) else quoted(str(part)) for part in path)
+
+
+def quoted(text: str) -> str:
+    """A text as a basic string of TOML."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _bare(key: str) -> bool:
@@ -49,8 +55,13 @@ class Clash:
     """Values that are each allowed and cannot stand together."""
 
     key: str
-    """The key, inside the table that found it, to name and to point at."""
+    """The key, inside the table that found it, to name and to point at; a number in it is an index."""
     message: str
+
+    @property
+    def path(self) -> Path:
+        """``key`` as a path."""
+        return tuple(int(part) if part.isdecimal() else part for part in self.key.split("."))
 
 
 class Clashes(ValueError):

@@ -95,6 +95,8 @@ class Draft:
     def problem(self, path: Path, message: str) -> None:
         """Note a problem at a path."""
         self.faulty.add(path)
+        if path and isinstance(path[-1], int) and not isinstance(self.get(path[:-1]), list | tuple):
+            path = path[:-1]  # one name that stands for a list of one
         path = self.written(path)
         if self.flag(path) is not None:
             self.problems.append(Problem(key=describe(path), message=f"{message} (from --set)"))

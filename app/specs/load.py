@@ -100,7 +100,8 @@ def _finish(draft: Draft, kind: str | None, overrides: Sequence[str], env: Mappi
         override(draft, flag)
     if env is not None:
         expand(draft, env)
-    _refuse_unstorable(draft.tables, draft)
+    if overrides or env is not None:
+        _refuse_unstorable(draft.tables, draft)
     spec = spec_class(_kind(draft, kind))
     for compat in spec.compats:
         draft.apply(compat)

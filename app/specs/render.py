@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from app.specs.base import Path, Spec, dotted
+from app.specs.base import Path, Spec, dotted, quoted
 from app.specs.out import resolved
 from app.specs.seeds import format_seeds
 
@@ -28,7 +28,8 @@ def leaves(values: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 def _table(values: dict[str, Any], path: Path, origin: Callable[[Path], str] | None) -> Iterator[str]:
     for key, value in values.items():
         if not isinstance(value, dict) or not value:
-            said = f"{dotted((key,))} = {_seeds(key, value) or _value(value)}" if value is not None else f"# {key}: no value"
+            name = dotted((key,))
+            said = f"# {name}: no value" if value is None else f"{name} = {_seeds(key, value) or _value(value)}"
             yield f"{said}  # {origin((*path, key))}" if origin is not None else said
     for key, value in values.items():
         if isinstance(value, dict) and value:
@@ -48,5 +49,5 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_value(item) for item in value if item is not None) + "]"
     if isinstance(value, str):
-        return json.dumps(value.replace("${", "$${"), ensure_ascii=False).replace("\x7f", "\\u007f")
+        return quoted(value.replace("${", "$${"))
     return json.dumps(value)

@@ -26,7 +26,7 @@ def note(error: ValidationError, spec: type[Spec], draft: Draft) -> None:
         raised = one.get("ctx", {}).get("error")
         if isinstance(raised, Clashes):
             for clash in raised.found:
-                draft.problem((*path, *clash.key.split(".")), clash.message)
+                draft.problem((*path, *clash.path), clash.message)
         else:
             draft.problem(path, _sentence(one, path, spec))
     if len(errors) > MOST:
@@ -100,15 +100,19 @@ def _way_out(kind: str, value: Any) -> str:
 
 
 _BOUNDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "greater_than_equal": lambda c: f"{c['ge']} or more",
-    "greater_than": lambda c: f"more than {c['gt']}",
-    "less_than_equal": lambda c: f"{c['le']} or less",
-    "less_than": lambda c: f"less than {c['lt']}",
+    "greater_than_equal": lambda c: f"{_number(c['ge'])} or more",
+    "greater_than": lambda c: f"more than {_number(c['gt'])}",
+    "less_than_equal": lambda c: f"{_number(c['le'])} or less",
+    "less_than": lambda c: f"less than {_number(c['lt'])}",
     "string_too_short": lambda c: "text that is not empty",
     "string_too_long": lambda c: f"text of {c['max_length']} characters or less",
     "too_short": lambda c: f"a list of {c['min_length']} or more",
     "too_long": lambda c: f"a list of {c['max_length']} or less",
 }
+
+
+def _number(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 def _choices(expected: str) -> str:

@@ -75,4 +75,5 @@ def test_any_text_gives_seeds_or_a_sentence(text: str) -> None:
     except ValueError as error:
         assert str(error)  # noqa: PT017 - both ways out are right; a third is not
     else:
-        assert seeds == sorted(set(seeds)) and seeds
+        assert seeds
+        assert seeds == sorted(set(seeds))
