@@ -33,7 +33,7 @@ class RewardOptions:
     """What a spec may say about rewards."""
 
     weight: float = 1.0
-    """What ``consistent`` pays (the seed's lambda). 0 means 0."""
+    """What ``consistent`` pays (a spec's ``indicator_lambda``). 0 means 0."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """What ``per_achievement`` pays by achievement; 1.0 for one that is not named."""
     k_limits: Mapping[str, int] = field(default_factory=dict)

@@ -119,9 +119,10 @@ class _Turn(Hands):
         can_close = self.open(self.faced) or self.memory.map[self.faced] == kinds.WATER
         if "place_stone" not in self.sight.unlocked and self.have("stone") and can_close:
             return "place_stone", "place a stone"
-        if self.near(kinds.TABLE) and not self.near(kinds.FURNACE) and self.have("stone", 0) >= needs.FURNACE_STONE:
-            if "place_furnace" not in self.sight.unlocked or self.iron_ready():
-                return self.put("place_furnace", "place a furnace", beside=kinds.TABLE)
+        due = "place_furnace" not in self.sight.unlocked or self.iron_ready()
+        fits = self.near(kinds.TABLE) and not self.near(kinds.FURNACE)
+        if due and fits and self.have("stone", 0) >= needs.FURNACE_STONE:
+            return self.put("place_furnace", "place a furnace", beside=kinds.TABLE)
         return None
 
     def rest(self) -> Decision | None:
