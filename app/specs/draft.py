@@ -6,6 +6,7 @@ is still told under the key that the user wrote.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
@@ -13,6 +14,9 @@ from typing import Any
 from app.errors import Problem
 from app.specs.base import Compat, Path, dotted
 from app.specs.source import describe
+
+SECRET = re.compile(r"(?:^|_)(?:API_?)?(?:KEYS?|TOKENS?|SECRETS?|PASSWORDS?|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
+"""Names that look as if they stood for a secret."""
 
 MISSING: Any = object()
 """What ``Draft.get`` gives for a key that is not there."""
@@ -123,7 +127,8 @@ class Draft:
             return
         for key, reason in compat.refused.items():
             if (value := self.get(split(key))) is not MISSING:
-                self.problem(split(key), f"{reason} (it is {shown(value)})")
+                secret = SECRET.search(str(split(key)[-1]))
+                self.problem(split(key), reason if secret else f"{reason} (it is {shown(value)})")
                 self.pop(split(key))
         for old, new in compat.aliases.items():
             self._alias(split(old), split(new), compat.values.get(new, {}))

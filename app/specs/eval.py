@@ -155,7 +155,7 @@ def _enabled_strategy(table: dict[str, Any]) -> str | None:
     if table.get("env", crafter.NAMES[0]) != crafter.NAMES[0] or not isinstance(rewards, dict):
         return None
     strategy = rewards.get("strategy", "consistent") if rewards.get("enabled") is True else None
-    return strategy if isinstance(strategy, str) else None
+    return strategy if strategy in ("consistent", "per_achievement") else None
 
 
 SEED_KEYS = Compat(

@@ -8,12 +8,10 @@ from typing import Any
 
 from app.errors import did_you_mean
 from app.specs.base import Path
-from app.specs.draft import Draft
+from app.specs.draft import SECRET, Draft
 
 _PLACE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
-SECRET = re.compile(r"(?:^|_)(?:API_?)?(?:KEYS?|TOKENS?|SECRETS?|PASSWORDS?|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
-"""Names of variables that look as if they hold a secret."""
 
 
 def expand(draft: Draft, env: Mapping[str, str]) -> None:
