@@ -97,7 +97,7 @@ def test_the_text_format_names_every_action_once():
 @pytest.mark.parametrize("level", ["short", "full"])
 def test_the_instruction_does_not_repeat_names_that_the_rules_tell(level):
     system, _ = made(rules=Crafter().rules(level), reply_format="text")
-    assert text_of(system).endswith("Reply with 1 to 5 actions, separated by blanks, and nothing else.")
+    assert text_of(system).endswith("Reply with 1 to 8 actions, separated by blanks, and nothing else.")
 
 
 def test_history_tells_the_last_turns_oldest_first():

@@ -37,7 +37,7 @@ class PromptOptions:
     history: int = 3
     """How many of the last turns are told as text. Not told in ``image_only_mode``."""
     reply_format: ReplyFormat = "tool_call"
-    max_actions: int = 5
+    max_actions: int = MAX_ACTIONS
     """The most actions in one reply, 1 to 8."""
 
     def __post_init__(self) -> None:
