@@ -33,6 +33,8 @@ from stock import stock
 T = TypeVar("T")
 TURN = 20
 """Steps that one of the two plays before the other does."""
+DUSK = 147
+"""The last step before the first noisy frame: with tiles of another size stock plays another game from there on."""
 
 
 class Clock:
@@ -108,6 +110,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--size", type=int, default=64)
     options = parser.parse_args()
+    if options.size // 9 != 7:
+        options.steps = min(options.steps, DUSK // TURN * TURN)
+        print(f"{options.size} px is not stock's usual size: compared by day only, {options.steps} steps at the most")
     with tempfile.TemporaryDirectory(prefix="sq-") as folder:
         pair(10_000, 20, options.size, Path(folder))  # the atlas and the imports are paid here
         pairs = [pair(seed, options.steps, options.size, Path(folder)) for seed in range(options.seeds)]
