@@ -32,7 +32,9 @@ def artifacts(job: str, folder: Path | None, as_json: bool) -> None:
     if as_json:
         show.out_json({"object": "list", "data": rows})
     elif not rows:
-        show.say(f"{found['id']} has made no files" + ("" if found["state"] == "succeeded" else f"; its state is {found['state']}"))
+        show.say(
+            f"{found['id']} has made no files" + ("" if found["state"] == "succeeded" else f"; its state is {found['state']}")
+        )
     elif folder is None:
         for line in show.table(["artifact", "kind", "name", "size", "sha256", "created"], [_row(row) for row in rows]):
             show.out(line)

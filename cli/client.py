@@ -31,6 +31,7 @@ Json = dict[str, Any]
 Method = Literal["GET", "POST", "DELETE"]
 
 DEFAULT_PORT: Final = 8484
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 PAGE: Final = 200
 """Rows asked for at once where everything is wanted."""
@@ -66,7 +67,7 @@ def _checked_url(url: str) -> str:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
         raise wrong from None
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment or (parsed.port or 1) > 65535:
         raise wrong
     if parsed.userinfo:
         raise BadFlag("SYNTHQ_URL holds a user or password; a key goes in SYNTHQ_API_KEY")
@@ -87,11 +88,12 @@ class Client:
 
     def __init__(self, url: str | None = None) -> None:
         self.url = url or server_url()
-        here = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
+        self.local = httpx.URL(self.url).host in LOOPBACK
+        """Whether the server is on this machine."""
         self._http = httpx.Client(
             headers={"Accept": "application/json", **_headers()},
             timeout=TIMEOUT,
-            trust_env=not here,  # a proxy of the environment cannot reach this machine's loopback
+            trust_env=not self.local,  # a proxy of the environment cannot reach this machine's loopback
         )
 
     def __enter__(self) -> Client:
@@ -128,6 +130,22 @@ class Client:
             with self._spoken():
                 response = self._http.request(method, f"{self.url}/v1{path}", **request)  # type: ignore[arg-type]
         return self._read(response)
+
+    def health(self) -> Json:
+        """What the server says of itself, to anybody."""
+        with self._spoken():
+            response = self._http.get(f"{self.url}/health")
+        return self._object(self._read(response))
+
+    def ready(self) -> dict[str, Json]:
+        """The parts that the server needs, and how each is. An answer of 503 says that one is not ready, and which."""
+        with self._spoken():
+            response = self._http.get(f"{self.url}/readyz")
+        try:
+            parts = response.json()["parts"]
+        except (ValueError, KeyError, TypeError):
+            raise self._stranger(f"answered {response.status_code} with {_quoted(response)}") from None
+        return {str(name): self._object(part) for name, part in self._object(parts).items()}
 
     @contextmanager
     def stream(self, path: str, **params: Any) -> Iterator[Iterator[bytes]]:

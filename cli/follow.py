@@ -43,7 +43,7 @@ def worst(codes: Iterable[int]) -> int:
 
 def seconds(text: str) -> float:
     """Seconds in ``30``, ``30s``, ``10m``, ``2h`` or ``1d``. Raises BadFlag."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?", text.strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?", text.strip(), re.ASCII)
     if match is None:
         raise BadFlag(f"--timeout {text} is no length of time; it takes 30s, 10m, 2h or 1d")
     return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[match[2] or "s"]

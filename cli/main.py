@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
 
-from app.errors import SynthqError
+from app.errors import SynthqError, did_you_mean
 
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
@@ -42,9 +43,11 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "traces": ("cli.traces:traces", "List, show, export and replay episodes."),
     },
     "Server": {
+        "demo": ("cli.demo:demo", "Start synthq, play seeds with two policies, export the better play, and end it all."),
         "up": ("cli.processes:up", "Start synthq on this machine."),
         "down": ("cli.processes:down", "Stop what `synthq up` started."),
         "worker": ("cli.processes:worker", "Run one worker in the foreground."),
+        "db": ("cli.processes:database", "Bring the database to this version."),
         "doctor": ("cli.doctor:doctor", "Check this machine and the server, with hints."),
         "key": ("cli.key:key", "Create, list and revoke API keys."),
     },
@@ -86,6 +89,15 @@ COMPLETION: Final = """\
 PAGES: Final = {"exit-codes": EXIT_CODES, "environment": ENVIRONMENT, "completion": COMPLETION}
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """End without a word when stdout's reader has left, before click makes an exit code of its own out of it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise SystemExit(_reader_gone()) from None
+
+
 class LateGroup(click.Group):
     """A group that knows its commands by name and one line, and imports one when it is used."""
 
@@ -100,10 +112,16 @@ class LateGroup(click.Group):
                 return command
         return None
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _quietly():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _quietly():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
-            from app.errors import did_you_mean
-
             ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
@@ -177,18 +195,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except SystemExit as stop:  # shell completion, and click when its reader has gone
-        return _after_exit(stop)
+    except SystemExit as stop:  # shell completion, and LateGroup when stdout's reader has gone
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except BrokenPipeError:
         return _reader_gone()
     except Exception as error:  # noqa: BLE001 - the one place where a command's error becomes a sentence
         return _tell(error)
-
-
-def _after_exit(stop: SystemExit) -> int:
-    if isinstance(stop.__context__, BrokenPipeError):
-        return _reader_gone()
-    return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
 
 
 def _reader_gone() -> int:

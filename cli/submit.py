@@ -97,6 +97,7 @@ def submit() -> None:
 
 
 def _eval_options(command: F) -> F:
+    command = _common(command)
     for option in reversed(
         (
             click.option("--env", metavar="NAME", help="The environment, such as crafter."),
@@ -113,10 +114,11 @@ def _eval_options(command: F) -> F:
         )
     ):
         command = option(command)
-    return _common(command)
+    return command
 
 
 def _filter_options(command: F) -> F:
+    command = _common(command)
     for option in reversed(
         (
             click.option("--job", "jobs", metavar="JOB", multiple=True, help="A job whose episodes are read; repeatable."),
@@ -124,10 +126,11 @@ def _filter_options(command: F) -> F:
         )
     ):
         command = option(command)
-    return _common(command)
+    return command
 
 
 def _train_options(command: F) -> F:
+    command = _common(command)
     for option in reversed(
         (
             click.option("--model", metavar="NAME", help="The model to train."),
@@ -138,7 +141,7 @@ def _train_options(command: F) -> F:
         )
     ):
         command = option(command)
-    return _common(command)
+    return command
 
 
 def _eval(**flags: Any) -> int:
@@ -253,7 +256,7 @@ def _request(kind: str | None, common: Common, given: Overrides) -> Json:
         if common.config is not None:
             spec = specs.load(Path(common.config), kind=kind, overrides=texts)
         else:
-            spec = specs.build({}, kind=kind, overrides=texts)
+            spec = specs.build({kind: {}} if kind else {}, kind=kind, overrides=texts)
     except SpecProblems as problems:
         raise given.named(problems, common.sets) from None
     request = {"kind": spec.kind, "name": spec.name, "spec": specs.resolved(spec)}

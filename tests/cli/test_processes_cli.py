@@ -1,0 +1,182 @@
+"""Verbs that become other programs, and the doctor: which command lines they make, and what they find."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from console import Synthq, program, start_scheduler, unused_port
+
+from app import db, doctor, doctor_parts, heartbeat
+from app.errors import BrokerUnavailable
+from app.models import Queue
+from cli.processes import environment
+
+UP = ["--workers", "rollout=4", "--workers", "trainer=1", "--only", "api", "--port", "0", "--no-flower", "--detach"]
+
+
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The command lines that took the place of this process; none really does."""
+    lines: list[list[str]] = []
+
+    def execve(path: str, line: list[str], env: dict[str, str]) -> None:
+        assert path == line[0] == sys.executable
+        assert env["PYTHONSAFEPATH"] == "1"
+        lines.append(line[1:])
+        raise SystemExit(0)
+
+    monkeypatch.setattr("os.execve", execve)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("line", "module"),
+    [
+        (["up"], ["app.supervisor", "up"]),
+        (["up", *UP], ["app.supervisor", "up", *UP]),
+        (["down"], ["app.supervisor", "down"]),
+        (["worker", "rollout"], ["workers.main", "rollout"]),
+        (["worker", "rollout", "--concurrency", "2"], ["workers.main", "rollout", "--concurrency", "2"]),
+        (["db", "migrate"], ["app.migrate"]),
+    ],
+)
+def test_a_verb_becomes_its_program_with_its_flags(
+    synthq: Synthq, became: list[list[str]], line: list[str], module: list[str]
+) -> None:
+    assert synthq(*line).code == 0
+    assert became == [["-m", *module]]
+
+
+def test_a_folder_with_an_app_of_its_own_is_not_mistaken_for_synthq(home: Path) -> None:
+    Path("app").mkdir()
+    Path("app/__init__.py").write_text("raise SystemExit('this is the app of the user')")
+    ran = program("db", "migrate", PYTHONSAFEPATH="1", PYTHONPATH=environment()["PYTHONPATH"])
+    assert ran.code == 0, ran.err
+    assert "is at revision" in ran.out
+
+
+def test_a_worker_of_a_role_that_is_none_says_so(home: Path) -> None:
+    ran = program("worker", "rolout", timeout=120)
+    assert ran.code != 0
+    assert "rollout" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def found(checks: list[dict[str, Any]]) -> dict[str, bool | None]:
+    return {each["name"]: each["ok"] for each in checks}
+
+
+def test_the_doctor_tells_what_is_missing_and_what_to_do(served: Synthq) -> None:
+    ran = served("doctor")
+    assert ran.code == 1
+    assert "✓ python" in ran.out
+    assert "✓ database" in ran.out
+    assert "✗ scheduler" in ran.out
+    assert "start one with `synthq up`" in ran.out
+    assert "✓ server" in ran.out
+    assert ran.err.startswith("not in order: broker answers, scheduler, queue rollout")
+
+
+def test_the_doctor_s_json_has_every_check(served: Synthq) -> None:
+    start_scheduler()
+    heartbeat.register("w", role="rollout", queues=["rollout", "data"], slots=2)
+    ran = served("doctor", "--json")
+    told = found(ran.json["checks"])
+    assert told == {
+        **dict.fromkeys(["python", "packages", "settings", "home", "disk", "database", "clock"], True),
+        **dict.fromkeys(["scheduler", "queue rollout", "queue data", "server", "access"], True),
+        **dict.fromkeys(["socket", "broker program"], None),
+        "broker answers": False,
+    }
+    assert ran.json["ok"] is False
+    assert ran.code == 1
+
+
+def test_the_doctor_works_without_a_server_and_makes_nothing(
+    home: Path, synthq: Synthq, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SYNTHQ_HOME", str(tmp_path / "new"))
+    monkeypatch.setenv("SYNTHQ_URL", f"http://127.0.0.1:{unused_port()}")
+    ran = synthq("doctor", "--json")
+    told = found(ran.json["checks"])
+    assert (told["home"], told["database"], told["server"]) == (True, None, False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_doctor_of_another_machine_s_server_asks_the_server(
+    served: Synthq, api_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.client.LOOPBACK", frozenset())
+    heartbeat.register("w", role="rollout", queues=["rollout", "data"], slots=2)
+    told = found(served("doctor", "--json").json["checks"])
+    assert told == {
+        **dict.fromkeys(["python", "packages", "server", "access", "queue rollout", "queue data"], True),
+        **{"database": True, "broker": False, "scheduler": False},
+    }
+
+
+def test_the_doctor_names_a_variable_that_cannot_be_read(served: Synthq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTHQ_LEASE_S", "soon")
+    ran = served("doctor")
+    assert "✗ settings        SYNTHQ_LEASE_S=soon" in ran.out
+    assert "Traceback" not in ran.out + ran.err
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "::::", "sqlite:////proc/nothing/x.db", "postgresql://x@127.0.0.1:1/y"])
+def test_the_doctor_says_what_is_wrong_with_a_database(served: Synthq, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("SYNTHQ_DATABASE_URL", url)
+    ran = served("doctor", "--json")
+    told = {each["name"]: each for each in ran.json["checks"]}
+    assert "machine" not in told, told.get("machine")
+    assert told["database"]["ok"] in (False, None)
+    assert told["scheduler"]["ok"] is None
+
+
+def test_a_check_that_cannot_look_is_not_ok_with_the_reason(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_program() -> Path:
+        raise BrokerUnavailable("no broker to start: install one")
+
+    monkeypatch.delenv("SYNTHQ_REDIS_URL")
+    from app.settings import get_settings
+
+    get_settings.cache_clear()
+    monkeypatch.setattr("app.embedded_broker.find_binary", no_program)
+    told = {check.name: check for check in doctor_parts.checks()}
+    assert told["broker program"].ok is False
+    assert told["broker program"].detail == "no broker to start: install one"
+    assert told["socket"].ok is True
+
+
+def test_the_clock_of_the_database_is_compared(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = db.clock
+    monkeypatch.setattr(db, "clock", lambda session: real(session) + 60)
+    check = doctor_parts.clock()
+    assert check.ok is False
+    assert "60.0" in check.detail
+    assert "ahead of" in check.detail
+
+
+def test_the_doctor_asks_for_every_queue_that_this_release_serves() -> None:
+    from workers.main import ROLES
+
+    assert set(doctor_parts.SERVED) == {Queue(queue) for queue in ROLES["rollout"].queues}
+
+
+def test_a_package_that_is_missing_or_too_old_is_named() -> None:
+    assert doctor._fault("synthq-nothing>=1") == "synthq-nothing is not installed"
+    assert "and >=999 is needed" in str(doctor._fault("click>=999"))
+    assert doctor._fault("click>=8") is None
+    assert doctor._fault("nothing>=1; extra == 'gpu'") is None
+
+
+def test_each_line_of_the_doctor_is_a_check(home: Path) -> None:
+    import subprocess
+
+    line = [sys.executable, "-m", "app.doctor", "--client"]
+    ran = subprocess.run(line, capture_output=True, text=True, check=True, env={**os.environ, **environment()})
+    assert [set(json.loads(text)) for text in ran.stdout.splitlines()] == [{"name", "ok", "detail", "hint"}] * 2
