@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from socket import socket
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -30,8 +31,8 @@ from app.routes.known import only_known_parameters
 from app.schemas import Problem
 from app.settings import get_settings
 
-STOP_S = 3
-"""How long open event streams may keep a stopping server."""
+STOP_S = 5
+"""How long requests that are being answered may keep a stopping server."""
 
 
 def create_app() -> FastAPI:
@@ -77,7 +78,15 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 
 class Server(uvicorn.Server):
-    """Tells its address on stdout once it listens."""
+    """Tells its address on stdout once it listens; ends event streams when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, streams: events.Streams) -> None:
+        super().__init__(config)
+        self._streams = streams
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._streams.closing = True
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -99,15 +108,16 @@ def run() -> None:
             f"SYNTHQ_API_HOST = {settings.api_host!r} is open to others and no API key is configured; "
             "set SYNTHQ_API_KEYS, or make a key first with the API on 127.0.0.1"
         )
+    app = create_app()
     config = uvicorn.Config(
-        create_app(),
+        app,
         host=settings.api_host,
         port=settings.api_port,
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=STOP_S,
     )
-    Server(config).run()
+    Server(config, app.state.streams).run()
 
 
 def main() -> int:

@@ -134,13 +134,19 @@ def _shown(value: Any) -> str:
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    detail, code = str(error.detail), {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    path = request.url.path
     if error.status_code == 404:
-        path = request.url.path
         detail = f"no path {path[:200]!r}{did_you_mean(path, known.paths(request))}"
+        return respond(request, status=404, code="not_found", detail=detail)
     if error.status_code == 405:
-        detail = f"{request.url.path} does not take {request.method}"
-    return respond(request, status=error.status_code, code=code, detail=detail, headers=dict(error.headers or {}))
+        methods = ", ".join(known.methods(request))
+        detail = f"{path[:200]} does not take {request.method[:20]} (it takes {methods})"
+        return respond(request, status=405, code="method_not_allowed", detail=detail, headers={"Allow": methods})
+    if error.status_code == 400:  # FastAPI's answer to bytes that no JSON text can have
+        return respond(request, status=422, code="invalid_request", detail="the body is no JSON in UTF-8")
+    return respond(
+        request, status=error.status_code, code="http_error", detail=str(error.detail), headers=dict(error.headers or {})
+    )
 
 
 def _store_unavailable(request: Request, error: Exception) -> Response:

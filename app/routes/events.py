@@ -43,6 +43,8 @@ class Streams:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: Counter[str] = Counter()
+        self.closing = False
+        """The server stops: every stream ends at its next look, and its client comes back to another server."""
 
     @property
     def open(self) -> int:
@@ -111,7 +113,7 @@ class EventStream(StreamingResponse):
 
     def __init__(self, job_id: str, after: int, *, caller: str, streams: Streams) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(_messages(job_id, after), media_type=STREAM, headers=headers)
+        super().__init__(_messages(job_id, after, streams), media_type=STREAM, headers=headers)
         self._caller, self._streams = caller, streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,10 +121,10 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _messages(job_id: str, after: int) -> AsyncIterator[str]:
+async def _messages(job_id: str, after: int, streams: Streams) -> AsyncIterator[str]:
     yield f"retry: {RETRY_MS}\n\n"
     quiet_since = time.monotonic()
-    while True:
+    while not streams.closing:
         try:
             page, job = await run_in_threadpool(read_page, job_id, after, MOST_ROWS)
         except JobNotFound:

@@ -15,6 +15,11 @@ def paths(request: Request) -> list[str]:
     return list(request.app.openapi()["paths"])
 
 
+def methods(request: Request) -> list[str]:
+    """The methods that the request's path takes."""
+    return [method.upper() for method in request.app.openapi()["paths"].get(request.scope["route"].path, {})]
+
+
 def only_known_parameters(request: Request) -> None:
     """Refuse a query parameter that the route does not have. A dependency of every route. Raises BadFlag."""
     if not request.query_params:

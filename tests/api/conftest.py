@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from served import WORKER, Submit, client_of, eval_tables, unused_port
+from served import WORKER, Submit, client_of, eval_tables, forget_broker, unused_port
 
-from app import broker, db, migrate
+from app import db, migrate
 from app.main import create_app
 from app.settings import get_settings
 
@@ -40,12 +40,12 @@ def home(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SYNTHQ_REDIS_URL", f"redis://127.0.0.1:{unused_port()}/0")
     monkeypatch.setenv("SYNTHQ_WORKER_ID", WORKER)
     get_settings.cache_clear()
-    broker.client.cache_clear()
+    forget_broker()
     (tmp_path / "home").mkdir()
     shutil.copy(empty_database, tmp_path / "home" / "synthq.db")
     yield tmp_path / "home"
     db.dispose()
-    broker.client.cache_clear()
+    forget_broker()
     get_settings.cache_clear()
 
 

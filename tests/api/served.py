@@ -6,10 +6,11 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import redis
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app import claims, db, heartbeat, lifecycle
+from app import broker, claims, db, heartbeat, lifecycle
 from app.models import Job, Queue
 from app.store import jobs
 from workers import runner
@@ -24,6 +25,16 @@ def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+KEPT: list[redis.Redis] = []
+"""Clients that the nudging thread may still be using: one that nobody holds closes itself under the thread's hands."""
+
+
+def forget_broker() -> None:
+    """Let the next call of the broker go to the address in the present settings."""
+    KEPT.append(broker.client(broker.NUDGE_TIMEOUT_S))
+    broker.client.cache_clear()
 
 
 def client_of(app: FastAPI, *, address: str = "127.0.0.1", host: str = "127.0.0.1", **options: Any) -> TestClient:
