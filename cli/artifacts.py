@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from cli import show
+from cli import complete, show
 from cli.client import Client, Json
 from cli.outputs import download, has_bytes
 
 
 @click.command()
-@click.argument("job", default="@last")
+@click.argument("job", default="@last", shell_complete=complete.jobs)
 @click.option("--download", "folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path), help="Fetch all to DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the artifacts under `data`.")
 def artifacts(job: str, folder: Path | None, as_json: bool) -> None:

@@ -86,13 +86,13 @@ def _headers() -> dict[str, str]:
 class Client:
     """A connection to one server. Use as a context manager."""
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | None = None, *, timeout: httpx.Timeout | None = None) -> None:
         self.url = url or server_url()
         self.local = httpx.URL(self.url).host in LOOPBACK
         """Whether the server is on this machine."""
         self._http = httpx.Client(
             headers={"Accept": "application/json", **_headers()},
-            timeout=TIMEOUT,
+            timeout=timeout or TIMEOUT,
             trust_env=not self.local,  # a proxy of the environment cannot reach this machine's loopback
         )
 
@@ -233,7 +233,7 @@ class Client:
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise self._nobody(error) from error
         except httpx.TimeoutException as error:
-            raise ServerUnreachable(f"the server at {self.url} did not answer within {TIMEOUT.read:.0f} s") from error
+            raise ServerUnreachable(f"the server at {self.url} did not answer within {self._http.timeout.read:g} s") from error
         except (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError) as error:
             raise Broken(f"the connection to {self.url} broke off before the answer was complete") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -16,7 +16,7 @@ from typing import Final, ParamSpec, TypeVar
 import click
 
 from app.errors import BadFlag, Unavailable, WaitTimeout
-from cli import show
+from cli import complete, show
 from cli.client import Client, Json
 from cli.outputs import write_output
 
@@ -136,7 +136,7 @@ def finish(client: Client, job: Json, *, own: bool = False, as_json: bool = Fals
 
 
 @click.command()
-@click.argument("job", default="@last")
+@click.argument("job", default="@last", shell_complete=complete.jobs)
 @click.option("--json", "as_json", is_flag=True, help="Print the ended job as one JSON object.")
 def watch(job: str, as_json: bool) -> int:
     """Show a job's progress until it ends.
@@ -154,7 +154,7 @@ def watch(job: str, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+@click.argument("jobs", metavar="JOB...", nargs=-1, shell_complete=complete.jobs, required=True)
 @click.option("--timeout", metavar="TIME", help="Give up after 30s, 10m, 2h ... (exit 7); 0 looks once (exit 101).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the jobs under `data`.")
 def wait(jobs: tuple[str, ...], timeout: str | None, as_json: bool) -> int:
@@ -247,7 +247,7 @@ def _rank(event: Json) -> int:
 
 
 @click.command()
-@click.argument("job", default="@last")
+@click.argument("job", default="@last", shell_complete=complete.jobs)
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on until the job ends; exits as `watch` does.")
 @click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last N lines there are.")
 @click.option("--level", type=click.Choice(LEVELS), default="info", help="Only lines of this level or a worse one.")
@@ -262,7 +262,7 @@ def logs(job: str, following: bool, tail: int | None, level: str, as_json: bool)
 
 
 @click.command()
-@click.argument("job", default="@last")
+@click.argument("job", default="@last", shell_complete=complete.jobs)
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on until the job ends; exits as `watch` does.")
 @click.option("--level", type=click.Choice(LEVELS), default="info", help="Only events of this level or a worse one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from app.errors import BadFlag, SynthqError
-from cli import show
+from cli import complete, show
 from cli.client import Client, Json
 from cli.follow import OUTCOME, worst
 
@@ -18,7 +18,7 @@ LIVE: Final = ("queued", "running")
 
 
 @click.command()
-@click.argument("job", default="@last")
+@click.argument("job", default="@last", shell_complete=complete.jobs)
 @click.option("--wide", is_flag=True, help="Also the rate of each achievement.")
 @click.option("--exit-code", is_flag=True, help="Exit 0, 100, 101 or 103 by the job's state, as `wait` does.")
 @click.option("--json", "as_json", is_flag=True, help="Print the job as one JSON object.")
@@ -122,7 +122,7 @@ def _row(job: Json) -> list[object]:
 
 
 @click.command()
-@click.argument("jobs", metavar="JOB...", nargs=-1)
+@click.argument("jobs", metavar="JOB...", nargs=-1, shell_complete=complete.jobs)
 @click.option("--all", "everything", is_flag=True, help="All jobs that have not ended, or those of --state.")
 @click.option("--state", type=click.Choice(LIVE), help="With --all: only jobs in this state.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -156,7 +156,7 @@ def _cancelled(job: Json) -> str:
 
 
 @click.command()
-@click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+@click.argument("jobs", metavar="JOB...", nargs=-1, shell_complete=complete.jobs, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the jobs under `data`.")
 def retry(jobs: tuple[str, ...], as_json: bool) -> int:
     """Queue ended jobs again; only what is missing is done.
@@ -174,7 +174,7 @@ def retry(jobs: tuple[str, ...], as_json: bool) -> int:
 
 
 @click.command("rm")
-@click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+@click.argument("jobs", metavar="JOB...", nargs=-1, shell_complete=complete.jobs, required=True)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the deleted jobs under `data`.")
 def remove(jobs: tuple[str, ...], yes: bool, as_json: bool) -> int:

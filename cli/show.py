@@ -27,6 +27,8 @@ COLOURS: Final = {
     "warning": "yellow",
     "running": "cyan",
 }
+LOSSES: Final = 5
+"""Failed episodes that a result tells one by one."""
 FIGURES: Final = ("achievements", "progress", "crafter_score", "return", "length")
 """What a score table tells of each policy, in this order."""
 
@@ -184,7 +186,9 @@ def scores(summary: Mapping[str, Any], *, wide: bool = False) -> list[str]:
     confidence = next((found["confidence"] for found in policies.values() if found.get("confidence")), None)
     if confidence:
         lines.append(f"mean [low, high]: {confidence:.0%} intervals over seeds")
+    lines += _cost(summary)
     lines += _differences(summary.get("differences") or [])
+    lines += _losses(summary)
     return lines + (["", *rates(policies)] if wide else [])
 
 
@@ -192,6 +196,30 @@ def _score(key: str, value: object) -> str:
     if key == "crafter_score":
         return f"{text} %" if (text := figure(value)) != "-" else text
     return figure(value, percent=key == "progress")
+
+
+def _cost(summary: Mapping[str, Any]) -> list[str]:
+    """``1,200 turns (1,190 ok, 10 parse_error), 1,200 game steps in 2 s: 555 turns/s``."""
+    turns, steps, spent = (summary.get(key) for key in ("turns", "game_steps", "seconds"))
+    if not all(isinstance(number, int | float) for number in (turns, steps, spent)):
+        return []
+    outcomes = summary.get("outcomes") or {}
+    told = ", ".join(f"{count:,} {clean(name)}" for name, count in outcomes.items()) if isinstance(outcomes, dict) else ""
+    speed = f": {summary['turns_per_s']:,.0f} turns/s" if isinstance(summary.get("turns_per_s"), int | float) else ""
+    return [f"{turns:,} turns{f' ({told})' if told else ''}, {steps:,} game steps in {duration(float(spent or 0))}{speed}"]
+
+
+def _losses(summary: Mapping[str, Any]) -> list[str]:
+    """Episodes that failed, with the reason, a line each."""
+    failed = [
+        f"seed {clean(each.get('seed'))}, {clean(each.get('policy'))}: {clean(each.get('error'))}"
+        for each in summary.get("errors") or []
+        if isinstance(each, dict)
+    ]
+    if not failed:
+        return []
+    more = [f"and {len(failed) - LOSSES} more; `synthq traces list --state failed` shows them"] if len(failed) > LOSSES else []
+    return ["", "failed episodes:", *(f"  {line}" for line in (*failed[:LOSSES], *more))]
 
 
 def _differences(differences: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from app.errors import BadFlag
-from cli import show
+from cli import complete, show
 from cli.client import Client, Json
 from cli.outputs import save, whole_file
 
@@ -31,7 +31,12 @@ def traces() -> None:
 
 
 @traces.command("list")
-@click.option("--job", metavar="JOB", help="Only episodes of this job: an id, the start of one, a name, or @last.")
+@click.option(
+    "--job",
+    metavar="JOB",
+    shell_complete=complete.jobs,
+    help="Only episodes of this job: an id, the start of one, a name, or @last.",
+)
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="Only episodes of this seed.")
 @click.option("--policy", metavar="NAME", help="Only episodes that this policy played.")
 @click.option("--state", type=click.Choice(["running", "done", "failed"]), help="Only episodes in this state.")

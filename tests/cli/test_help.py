@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 import pytest
-from console import Synthq, program
+from console import Synthq, program, unused_port
 
+from cli import complete
 from cli.main import COMMANDS, EXIT_CODES, PAGES, synthq
 from cli.reference import commands, help_of, page
 
@@ -93,3 +94,29 @@ def test_the_shell_completes_commands() -> None:
     ran = program(_SYNTHQ_COMPLETE="bash_complete", COMP_WORDS="synthq ca", COMP_CWORD="1")
     assert ran.code == 0
     assert ran.out.split() == ["plain,cancel"]
+
+
+def completed(words: str) -> list[str]:
+    """What the shell offers for the last of the words."""
+    ran = program(_SYNTHQ_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(words.count(" ")))
+    assert (ran.code, ran.err) == (0, "")
+    return [line.removeprefix("plain,") for line in ran.out.split()]
+
+
+def test_the_shell_completes_jobs_by_id_and_name(served: Synthq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.complete.TIME_S", 30.0)
+    job_id = served("eval", "--seeds", "0", "--name", "night-run", "--id-only").out.strip()
+
+    def offered(incomplete: str) -> list[str]:
+        return [item.value for item in complete.jobs(click.Context(synthq), click.Argument(["job"]), incomplete)]
+
+    assert offered("") == ["@last", job_id, "night-run"]
+    assert offered(job_id[:6]) == [job_id]
+    assert offered("night") == ["night-run"]
+    assert offered("zzz") == []
+
+
+def test_the_shell_completes_nothing_of_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTHQ_URL", f"http://127.0.0.1:{unused_port()}")
+    assert completed("synthq status ") == ["@last"]
+    assert "--wide" in completed("synthq status --w")

@@ -122,3 +122,13 @@ def test_colours_go_only_to_a_terminal_that_wants_them(
 
 def test_text_of_others_is_one_line_without_controls() -> None:
     assert show.clean("a\nb\x1b[0m\x07\u202e é") == "a b [0m   é"
+
+
+def test_the_cost_of_an_eval_and_its_failed_episodes_are_told() -> None:
+    losses = [{"seed": seed, "policy": "random", "error": "the world\nbroke"} for seed in range(7)]
+    cost = {"turns": 1200, "game_steps": 2400, "seconds": 2.2, "turns_per_s": 545.4, "outcomes": {"ok": 1190, "truncated": 10}}
+    lines = show.scores({"policies": {"random": {}}, **cost, "errors": losses})
+    assert "1,200 turns (1,190 ok, 10 truncated), 2,400 game steps in 2 s: 545 turns/s" in lines
+    at = lines.index("failed episodes:")
+    assert lines[at + 1] == "  seed 0, random: the world broke"
+    assert lines[at + 6] == "  and 2 more; `synthq traces list --state failed` shows them"
