@@ -9,8 +9,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; echo python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
-# A change of what is pinned or asked for gives the stamps another name, and so another install.
-DIGEST := $(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
+# What is pinned, what is asked for, and where: a change of one gives the stamps another name, and so another install.
+DIGEST := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | tr -d ' ')
 DEMO := $(VENV)/.installed-demo-$(DIGEST)
 DEV := $(VENV)/.installed-dev-$(DIGEST)
 
@@ -56,7 +56,7 @@ $(DEV): | $(RUN)
 	@touch $@ $(DEMO)
 
 # An environment holds its own path; one that was made elsewhere (a moved or copied checkout) is made anew.
-ifeq ($(shell grep -s -c -F '$(CURDIR)/$(VENV)' $(VENV)/pyvenv.cfg || test ! -e $(VENV)/pyvenv.cfg || echo moved),moved)
+ifeq ($(shell test ! -e $(VENV)/pyvenv.cfg || grep -q -F '$(CURDIR)/$(VENV)' $(VENV)/pyvenv.cfg || echo moved),moved)
 .PHONY: $(RUN)
 endif
 
