@@ -15,7 +15,7 @@ from app.errors import BadFlag, Conflict
 from app.idempotency import once
 from app.models import ENDED, Job
 from app.problems import problems
-from app.schemas import CheckedOut, JobIn, JobOut, JobPage, State, StepList, StepOut, SubmittedOut
+from app.schemas import PLAIN, CheckedOut, JobIn, JobOut, JobPage, State, StepList, StepOut, SubmittedOut
 from app.store import events, jobs
 from app.store.paging import MOST_ROWS
 from app.store.waiting import waiting_reason, waiting_reasons
@@ -128,8 +128,8 @@ class _Draft:
 @router.get("/v1/jobs", response_model=JobPage, responses=problems())
 def list_jobs(
     state: Annotated[list[State] | None, Query(description="may come several times")] = None,
-    kind: Annotated[str | None, Query(max_length=40)] = None,
-    name: Annotated[str | None, Query(max_length=80)] = None,
+    kind: Annotated[str | None, Query(max_length=40, pattern=PLAIN)] = None,
+    name: Annotated[str | None, Query(max_length=80, pattern=PLAIN)] = None,
     label: Annotated[list[str] | None, Query(description="key=value; may come several times", max_length=32)] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 50,
     after: Annotated[str | None, Query(max_length=500, description="next_cursor of the page before")] = None,

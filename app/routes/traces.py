@@ -11,7 +11,7 @@ from app import db, replay
 from app.models import Episode, TurnRow
 from app.problems import problems
 from app.records import Message, TextPart
-from app.schemas import EpisodeOut, TracePage, TurnOut, TurnPage
+from app.schemas import PLAIN, EpisodeOut, TracePage, TurnOut, TurnPage
 from app.store import jobs, traces
 from app.store.episodes import message_json
 from app.store.paging import MOST_ROWS
@@ -28,7 +28,7 @@ def _out(episode: Episode, job_names: Mapping[str, str | None]) -> EpisodeOut:
 def list_traces(
     job: Annotated[str | None, Query(max_length=100, description="as in /v1/jobs/{ref}")] = None,
     seed: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
-    policy: Annotated[str | None, Query(max_length=200)] = None,
+    policy: Annotated[str | None, Query(max_length=200, pattern=PLAIN)] = None,
     min_unlocked: Annotated[int | None, Query(ge=0, le=10_000, description="at least so many achievements")] = None,
     state: Annotated[Literal["running", "done", "failed"] | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 50,

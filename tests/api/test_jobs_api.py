@@ -214,7 +214,8 @@ def test_jobs_are_filtered_by_state_kind_name_and_labels(api: TestClient, submit
     assert found("state=cancelled&state=queued&name=b") == [b]
     assert found("kind=filter") == []
     assert api.get("/v1/jobs?label=team").status_code == 422
-    assert api.get("/v1/jobs?state=done").status_code == 422
+    for query in ("state=done", "name=%00", "kind=%00", "label=a%22=b", "label=a=%00"):
+        assert api.get(f"/v1/jobs?{query}").status_code == 422
 
 
 @pytest.mark.parametrize("cursor", ["x", "AAAA", "W10", "WzEsICJhIl0", "%00", "WzFlOTk5LCAiYSJd", "bnVsbA"])

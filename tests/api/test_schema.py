@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import schemathesis
 from fastapi import FastAPI
 from schemathesis.config import (
@@ -23,6 +24,7 @@ KEY = "the-key-of-the-test"
 MOST_S = 20
 
 
+@pytest.mark.slow
 def test_every_route_answers_as_its_document_says(app: FastAPI, home, submit: Submit, monkeypatch):
     submit()
     work_through()
