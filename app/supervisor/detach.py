@@ -24,6 +24,8 @@ from app.supervisor.state import (
 )
 
 READY_TIMEOUT_S = 90.0
+FALLS = 3
+"""A process that was started again this often will not get ready by waiting longer."""
 DOWN_TIMEOUT_S = WORKER_GRACE_S + 4 * GRACE_S
 """Longest orderly end: workers together, then scheduler, api, Flower and broker."""
 LOOK_S = 0.1
@@ -65,9 +67,11 @@ def _wait_until_ready(child: subprocess.Popen[bytes], settings: Settings, began:
             _say(report.summary(state, took_s=time.monotonic() - began))
             child.returncode = 0  # it lives on: Popen shall not complain that nobody waits for it
             return 0
+        if state is not None and state.pid == child.pid and any(each.restarts >= FALLS for each in state.processes.values()):
+            break
         time.sleep(LOOK_S)
     sys.stderr.write(
-        f"Error: synthq is not ready after {READY_TIMEOUT_S:g} s; it goes on trying, and `synthq down` ends it\n"
+        f"Error: synthq is not ready after {time.monotonic() - began:.0f} s; it goes on trying, and `synthq down` ends it\n"
         f"{report.not_ready(read_state(settings), settings)}\n"
     )
     child.returncode = 0

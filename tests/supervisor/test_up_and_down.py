@@ -76,21 +76,16 @@ def test_a_process_that_dies_is_started_again(home: Home) -> None:
     assert "SIGKILL" in (home.folder / "logs" / "one.log").read_text()
 
 
-def test_what_never_gets_ready_is_named_with_the_end_of_its_log(home: Home, capfd: pytest.CaptureFixture[str]) -> None:
-    from app.settings import get_settings
-    from app.supervisor import detach
-
+def test_what_falls_again_and_again_is_named_with_the_end_of_its_log(home: Home) -> None:
     home.write("one", "broken --exit 3")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(detach, "READY_TIMEOUT_S", 4.0)
-        code = detach.up(get_settings(), ["up", "--procfile", str(home.procfile)])
 
-    told = capfd.readouterr().err
-    assert code == 6
-    assert "broken ended, exit status 3" in told
-    assert "hello from broken" in told
-    assert "hello from one" not in told
-    home.down()
+    up = home.up()
+
+    assert up.returncode == 6
+    assert "broken ended, exit status 3" in up.stderr
+    assert "hello from broken" in up.stderr
+    assert "hello from one" not in up.stderr
+    assert home.down().returncode == 0
 
 
 def test_nothing_outlives_a_supervisor_that_is_killed(home: Home) -> None:
