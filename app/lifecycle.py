@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 from sqlmodel import Session, col
 
 from app import db
@@ -156,26 +156,29 @@ def job_view(session: Session, job: Job) -> JobView:
 def _add_steps(session: Session, job: Job, plans: Iterable[StepPlan]) -> None:
     created_at = db.clock(session)
     first = session.connection().execute(select(func.count()).where(col(Step.job_id) == job.id)).scalar_one()
-    queues = set()
-    for position, plan in enumerate(plans, start=first):
-        queues.add(plan.queue)
-        session.add(
-            Step(
-                id=new_id("stp"),
-                job_id=job.id,
-                key=f"{job.attempt}/{plan.key}",
-                job_attempt=job.attempt,
-                kind=plan.kind,
-                queue=plan.queue,
-                position=position,
-                payload=plan.payload,
-                max_attempts=get_settings().max_attempts,
-                total=plan.total,
-                created_at=created_at,
-                available_at=created_at,
-            )
-        )
-    for queue in sorted(queues):
+    rows = [
+        {
+            "id": new_id("stp"),
+            "job_id": job.id,
+            "key": f"{job.attempt}/{plan.key}",
+            "job_attempt": job.attempt,
+            "kind": plan.kind,
+            "queue": str(plan.queue),
+            "position": position,
+            "payload": plan.payload,
+            "state": str(StepState.QUEUED),
+            "attempt": 0,
+            "max_attempts": get_settings().max_attempts,
+            "fence": 0,
+            "done": 0,
+            "total": plan.total,
+            "created_at": created_at,
+            "available_at": created_at,
+        }
+        for position, plan in enumerate(plans, start=first)
+    ]
+    session.connection().execute(insert(Step), rows)  # not row by row: a large eval has thousands
+    for queue in sorted({row["queue"] for row in rows}):
         session.add(Outbox(queue=queue, job_id=job.id, created_at=created_at))
     session.flush()
 
@@ -245,16 +248,20 @@ def cancel(session: Session, job: Job) -> Job:
         session.add(job)
         session.flush()
         events.append(session, job.id, "job.cancel_requested", "cancel requested", level="warning")
-    for step in attempt_steps(session, job):
-        if step.state == StepState.QUEUED:
-            _move_step(session, step, StepState.CANCELLED, reason="the job was cancelled")
-    session.flush()
+    _cancel_queued(session, job)
     if job.state == JobState.QUEUED:
         _end(session, job, Ending(state=JobState.CANCELLED, reason="cancelled by the user"))
     advance(session, job)
     session.flush()
     session.refresh(job)
     return job
+
+
+def _cancel_queued(session: Session, job: Job) -> None:
+    """Queued to cancelled for all of them in one statement: there may be thousands."""
+    queued = update(Step).where(col(Step.job_id) == job.id, col(Step.state) == StepState.QUEUED)
+    values = {"state": str(StepState.CANCELLED), "reason": "the job was cancelled", "finished_at": db.now()}
+    session.connection().execute(queued.values(**values))
 
 
 def retry(session: Session, job: Job) -> Job:

@@ -7,7 +7,6 @@ Everything else of an episode goes in under the fence, in one transaction a segm
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import delete, insert, select
@@ -16,7 +15,7 @@ from sqlmodel import Session, col
 
 from app import db
 from app.models import Episode, FrameRow, TextRow, TurnRow, new_id
-from app.records import EpisodeKey, Frame, ImagePart, Message, Turn
+from app.records import EpisodeKey, Frame, ImagePart, Message, ToolCall, Turn
 
 FRAMES_A_STATEMENT = 500
 
@@ -52,8 +51,13 @@ def message_json(message: Message) -> dict[str, Any]:
     ]
     made: dict[str, Any] = {"role": message.role, "parts": parts}
     if message.tool_calls:
-        made["tool_calls"] = [asdict(call) for call in message.tool_calls]
+        made["tool_calls"] = [call_json(call) for call in message.tool_calls]
     return made
+
+
+def call_json(call: ToolCall) -> dict[str, str]:
+    """A tool call as a turn's row keeps it."""
+    return {"name": call.name, "arguments": call.arguments}
 
 
 def reply_json(turn: Turn) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def reply_json(turn: Turn) -> dict[str, Any]:
     reply = turn.reply
     return {
         "text": reply.text,
-        "tool_calls": [asdict(call) for call in reply.tool_calls],
+        "tool_calls": [call_json(call) for call in reply.tool_calls],
         "finish": reply.finish,
         "notes": dict(reply.notes),
     }

@@ -31,6 +31,8 @@ TURN_LIMIT = "turns"
 """How an episode ended that used up the spec's turns."""
 NOOP = "noop"
 
+_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayOptions:
@@ -118,7 +120,7 @@ def turn_bytes(turn: Turn) -> bytes:
         turn.terminated,
         turn.truncated,
     ]
-    return json.dumps(what, separators=(",", ":"), ensure_ascii=False).encode()
+    return _compact(what).encode()
 
 
 class Game:
