@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -36,8 +37,8 @@ def api_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty home with an empty database, a broker's address that nobody listens on, and an empty folder to work in."""
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home that is not there yet, no settings of the outside, a broker that nobody runs, an empty folder to work in."""
     for name in NAMES:
         monkeypatch.delenv(f"SYNTHQ_{name}", raising=False)
     monkeypatch.setenv("SYNTHQ_HOME", str(tmp_path / "home"))
@@ -46,11 +47,32 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path / "here")
     get_settings.cache_clear()
     broker.client.cache_clear()
-    migrate.upgrade()
     yield tmp_path / "home"
     db.dispose()
     broker.client.cache_clear()
     get_settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of this version with nothing in it, to be copied."""
+    home = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SYNTHQ_HOME", str(home))
+        patch.delenv("SYNTHQ_DATABASE_URL", raising=False)
+        get_settings.cache_clear()
+        migrate.upgrade()
+        db.dispose()
+    get_settings.cache_clear()
+    return home / "synthq.db"
+
+
+@pytest.fixture
+def home(outside: Path, empty_database: Path) -> Path:
+    """The home, with an empty database."""
+    outside.mkdir()
+    shutil.copy(empty_database, outside / "synthq.db")
+    return outside
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ VERBS = [
 
 
 @pytest.fixture(autouse=True)
-def clean(home: Path) -> None:
+def clean(outside: Path) -> None:
     """No SYNTHQ_* of the outside."""
 
 
