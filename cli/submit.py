@@ -6,7 +6,6 @@ again what it is sent.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,8 +267,7 @@ def _request(kind: str | None, common: Common, given: Overrides) -> Json:
         if common.as_json:
             show.out_json({**request, "spec_sha256": sha256, "warnings": cautions})
         else:
-            show.out(json.dumps(request["spec"], indent=2, ensure_ascii=False))
-            show.out(f"sha256: {sha256}")
+            show.out(f"{specs.to_toml(spec).rstrip()}\n\n# sha256: {sha256}")
             show.say(f"{spec.kind}: {spec.headline()}; a dry run, so nothing was submitted")
     return request
 

@@ -106,12 +106,14 @@ def test_config_may_be_positional_or_a_flag(synthq: Synthq) -> None:
         assert synthq(*words, "--dry-run", "--json").json == first.json
 
 
-def test_a_dry_run_prints_the_spec_and_its_hash_and_asks_no_server(synthq: Synthq) -> None:
+def test_a_dry_run_prints_a_spec_that_can_be_submitted_and_its_hash(synthq: Synthq) -> None:
     ran = synthq(*EVAL, "--dry-run")
     sha256 = synthq(*EVAL, "--dry-run", "--json").json["spec_sha256"]
     assert ran.code == 0
-    assert ran.out.splitlines()[-1] == f"sha256: {sha256}"
+    assert ran.out.splitlines()[-1] == f"# sha256: {sha256}"
     assert "nothing was submitted" in ran.err
+    Path("printed.toml").write_text(ran.out)
+    assert synthq("submit", "eval", "printed.toml", "--dry-run").out == ran.out
 
 
 def test_warnings_go_to_stderr_and_into_the_json(synthq: Synthq) -> None:
