@@ -188,7 +188,7 @@ class _Nudger:
                 pipe.lpush(_key("nudge"), b"1")
                 pipe.ltrim(_key("nudge"), 0, 0)
                 pipe.execute()
-            except Exception as error:  # whatever happens, the next nudge must find this thread alive
+            except Exception as error:  # noqa: BLE001 - whatever happens, the next nudge must find this thread alive
                 log.debug("nudge lost, the scheduler's polling stands in for it: %s", error)
 
 
