@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
 from app import db
-from app.errors import LostStep, StepCancelled
+from app.errors import JobNotFound, LostStep, StepCancelled
 from app.lifecycle import lock_job, lose_step, start_step
 from app.models import Job, JobState, Queue, Step, StepState
 from app.settings import get_settings
@@ -55,7 +55,7 @@ def running_count() -> Any:
 
 
 @lru_cache(maxsize=16)  # building the statement costs more than running it
-def _fairest_jobs(queue: Queue | str) -> Select[str]:
+def _fairest_job(queue: Queue | str) -> Select[str]:
     running = running_count()
     has_work = select(col(Step.id)).where(col(Step.job_id) == Job.id, claimable(queue)).correlate(Job).exists()
     return (
@@ -63,20 +63,29 @@ def _fairest_jobs(queue: Queue | str) -> Select[str]:
         .where(col(Job.state).in_([JobState.QUEUED, JobState.RUNNING]), has_work)
         .where(or_(col(Job.max_parallel).is_(None), running < Job.max_parallel))
         .order_by(col(Job.priority).desc(), running, col(Job.claimed_at), col(Job.created_at))
-        .limit(CANDIDATE_JOBS)
+        .limit(1)
     )
 
 
 def claim(queue: Queue | str, *, owner: str, hint: str | None = None) -> Claim | None:
     """Take the best claimable step of a queue, or None when there is none."""
     with db.reading() as session:  # most hints that come too late end here, without a write lock
-        if session.connection().execute(_fairest_jobs(queue).limit(1)).first() is None:
+        if session.connection().execute(_fairest_job(queue)).first() is None:
             return None
-    with db.writing() as session:
-        for job_id in session.connection().execute(_fairest_jobs(queue)).scalars().all():
-            taken = _claim_from(session, job_id, queue, owner=owner, hint=hint)
-            if taken is not None:
-                return taken
+    emptied: list[str] = []
+    while len(emptied) < CANDIDATE_JOBS:
+        try:
+            with db.writing() as session:  # locks one job and no other: two claims with two locks each could wait for each other
+                best = _fairest_job(queue)
+                job_id = session.connection().execute(best.where(col(Job.id).not_in(emptied)) if emptied else best).scalar()
+                if job_id is None:
+                    return None
+                emptied.append(job_id)
+                taken = _claim_from(session, job_id, queue, owner=owner, hint=hint)
+        except JobNotFound:  # removed between the look and the lock
+            continue
+        if taken is not None:
+            return taken
     return None
 
 
