@@ -280,25 +280,33 @@ class Game:
         cls, options: PlayOptions, policy: Policy, key: EpisodeKey, snapshot: bytes, env: Environment | None = None
     ) -> Game:
         """Go on from ``snapshot``. Raises BadSnapshot."""
-        try:
-            value = json.loads(zlib.decompress(snapshot))
-        except (zlib.error, ValueError) as error:
-            raise BadSnapshot(f"these bytes are no snapshot of a running episode: {error}") from None
-        if value.get("version") != SNAPSHOT_VERSION:
-            raise BadSnapshot(f"the snapshot has version {value.get('version')!r}; this synthq reads {SNAPSHOT_VERSION}")
+        world, memory, totals, history = _opened(snapshot)
         env = env or envs.make(options.env, dict(options.env_config))
-        env.restore(base64.b64decode(value["env"]))
-        policy.restore(base64.b64decode(value["policy"]))
+        env.restore(world)
+        policy.restore(memory)
         game = cls(options, policy, key, env)
-        game.totals = Totals(
+        game.totals = totals
+        game._history.extend(history)
+        return game
+
+
+def _opened(snapshot: bytes) -> tuple[bytes, bytes, Totals, list[Turn]]:
+    """The world's snapshot, the policy's, the totals and the last turns. Raises BadSnapshot."""
+    try:
+        value = json.loads(zlib.decompress(snapshot))
+        if value["version"] != SNAPSHOT_VERSION:
+            raise BadSnapshot(f"the snapshot has version {value['version']!r}; this synthq reads {SNAPSHOT_VERSION}")
+        totals = Totals(
             turns=value["turns"],
             returns=Counter(value["returns"]),
             outcomes=Counter(value["outcomes"]),
             timings=Counter(value["timings"]),
             chain=value["chain"],
         )
-        game._history.extend(_remembered(*row) for row in value["history"])
-        return game
+        history = [_remembered(*row) for row in value["history"]]
+        return base64.b64decode(value["env"]), base64.b64decode(value["policy"]), totals, history
+    except (zlib.error, ValueError, TypeError, KeyError) as error:
+        raise BadSnapshot(f"these bytes are no snapshot of a running episode: {error!r}") from None
 
 
 def _remembered(index: int, done: list[str], outcome: str, dropped: list[str], unlocked: list[str]) -> Turn:
