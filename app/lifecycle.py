@@ -317,7 +317,10 @@ def hold(session: Session, step_id: str, fence: int) -> tuple[Job, Step]:
     job_id = session.connection().execute(select(col(Step.job_id)).where(col(Step.id) == step_id)).scalar_one_or_none()
     if job_id is None:
         raise LostStep(step_id, fence)
-    job = lock_job(session, job_id)
+    try:
+        job = lock_job(session, job_id)
+    except JobNotFound:  # removed between the look and the lock
+        raise LostStep(step_id, fence) from None
     step = lock_step(session, step_id)
     if step is None or step.fence != fence or step.state != StepState.RUNNING:
         raise LostStep(step_id, fence)

@@ -14,7 +14,7 @@ from sqlmodel import col
 
 from app import db
 from app.claims import release_expired
-from app.errors import LostStep
+from app.errors import JobNotFound, LostStep
 from app.lifecycle import advance, cancel_step, has_steps, lock_job, start_if_ready
 from app.models import Idempotency, Job, JobState, Step, StepState
 from app.outbox import prune
@@ -53,11 +53,14 @@ def start_waiting() -> int:
         queued = session.connection().execute(select(col(Job.id), col(Job.after)).where(col(Job.state) == JobState.QUEUED)).all()
     started = 0
     for job_id in [job_id for job_id, after in queued if after]:
-        with db.writing() as session:
-            job = lock_job(session, job_id)
-            before = has_steps(session, job)
-            start_if_ready(session, job)
-            started += has_steps(session, job) and not before
+        try:
+            with db.writing() as session:
+                job = lock_job(session, job_id)
+                before = has_steps(session, job)
+                start_if_ready(session, job)
+                started += has_steps(session, job) and not before
+        except JobNotFound:
+            continue  # it was removed between the look and the lock
     return started
 
 
@@ -68,8 +71,11 @@ def advance_stuck() -> int:
     with db.reading() as session:
         ids = session.connection().execute(stuck).scalars().all()
     for job_id in ids:
-        with db.writing() as session:
-            advance(session, lock_job(session, job_id))
+        try:
+            with db.writing() as session:
+                advance(session, lock_job(session, job_id))
+        except JobNotFound:
+            continue  # it was removed between the look and the lock
     return len(ids)
 
 
