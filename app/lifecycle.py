@@ -1,23 +1,24 @@
 """The only code that changes the state of a job or a step. The legal moves are the two tables below.
 
 Every function runs inside a write transaction of its caller and locks the job's row before it touches the job's steps, always
-in this order, so that two of them never wait for each other. What a change of state sets off (the next steps, the jobs that
-waited) happens in the same transaction, together with the outbox row that promises to tell the queue.
+in this order, so that two of them never wait for each other. The next steps that a change of state sets off are made in the same
+transaction, together with the outbox row that promises to tell the queue; jobs that waited for the job are the reconciler's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col
 
 from app import db
-from app.errors import AlreadyEnded, Conflict, IllegalMove, JobNotFound, LostStep
+from app.errors import AlreadyEnded, Conflict, IllegalMove, JobNotFound, LostStep, SynthqError
 from app.models import ENDED, Episode, Job, JobState, Outbox, Step, StepState, new_id
 from app.plots import plot_of
-from app.plots.base import Ending, EpisodeId, JobView, StepPlan, StepView
+from app.plots.base import Ending, EpisodeId, JobView, Plot, StepPlan, StepView
 from app.settings import get_settings
 from app.store import events
 
@@ -133,7 +134,24 @@ def start_if_ready(session: Session, job: Job) -> None:
                 Ending(state=JobState.FAILED, reason=f"it was to run after {needed['job']} succeeded, but that job is {state}"),
             )
             return
-    _add_steps(session, job, plot_of(job.kind).begin(job_view(session, job)))
+    _go_on(session, job, lambda plot: plot.begin(job_view(session, job)))
+
+
+def _go_on(session: Session, job: Job, ask: Callable[[Plot], list[StepPlan] | Ending]) -> None:
+    """Do what the job's plot answers. A plot with a fault ends its own job: it must not end the process that asked for all jobs."""
+    try:
+        following = ask(plot_of(job.kind))
+        if not following:
+            raise Conflict("it asked for no steps")
+    except SQLAlchemyError:  # the database's fault, not the plot's
+        raise
+    except Exception as error:  # noqa: BLE001 - the reason in the job's row
+        told = str(error) if isinstance(error, SynthqError) else f"{type(error).__name__}: {error}"
+        following = Ending(state=JobState.FAILED, reason=f"its plot cannot go on: {told}")
+    if isinstance(following, Ending):
+        _end(session, job, following)
+    else:
+        _add_steps(session, job, following)
 
 
 def has_steps(session: Session, job: Job) -> bool:
@@ -178,7 +196,7 @@ def _add_steps(session: Session, job: Job, plans: Iterable[StepPlan]) -> None:
         for position, plan in enumerate(plans, start=first)
     ]
     session.connection().execute(insert(Step), rows)  # not row by row: a large eval has thousands
-    for queue in sorted({row["queue"] for row in rows}):
+    for queue in sorted({str(row["queue"]) for row in rows}):
         session.add(Outbox(queue=queue, job_id=job.id, created_at=created_at))
     session.flush()
 
@@ -204,11 +222,7 @@ def advance(session: Session, job: Job) -> None:
         )
         for step in steps
     ]
-    following = plot_of(job.kind).advance(job_view(session, job), views)
-    if isinstance(following, Ending):
-        _end(session, job, following)
-    else:
-        _add_steps(session, job, following)
+    _go_on(session, job, lambda plot: plot.advance(job_view(session, job), views))
 
 
 def _has_open_steps(session: Session, job: Job) -> bool:

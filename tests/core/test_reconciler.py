@@ -274,6 +274,11 @@ def test_a_job_of_a_kind_that_this_version_does_not_know_fails_with_it(store: st
     assert len(kit.steps(waits.id)) == 1
 
 
+def test_a_job_that_asks_for_no_steps_fails_and_does_not_wait_for_ever(store: str) -> None:
+    job = kit.submit_noop(0)
+    assert (job.state, job.reason) == ("failed", "its plot cannot go on: it asked for no steps")
+
+
 @pytest.mark.parametrize("work", ["start_waiting", "advance_stuck", "release_expired", "cancel_overdue"])
 def test_a_job_that_is_removed_in_the_middle_of_a_sweep_is_passed_over(
     sqlite_store: str, monkeypatch: pytest.MonkeyPatch, work: str
@@ -293,8 +298,7 @@ def test_a_job_that_is_removed_in_the_middle_of_a_sweep_is_passed_over(
     locked = []
 
     def removed_first(session: Any, job_id: str) -> Job:
-        kit_delete = "DELETE FROM job WHERE id = :id"
-        session.connection().exec_driver_sql(kit_delete, {"id": job_id})
+        session.connection().exec_driver_sql("DELETE FROM job WHERE id = ?", (job_id,))
         locked.append(job_id)
         return real(session, job_id)
 
