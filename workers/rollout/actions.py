@@ -43,6 +43,7 @@ _SPACE = " \t\r\n"
 _SEPARATOR = re.compile(r"[ \t\r\n]*,[ \t\r\n]*|[ \t\r\n]+")
 _SAYABLE = re.compile(r"[^ \t\r\n,]+")
 _SHOWN_CHARS = 60
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def format_reply(actions: Sequence[str], reply_format: ReplyFormat) -> Reply:
@@ -57,7 +58,7 @@ def format_reply(actions: Sequence[str], reply_format: ReplyFormat) -> Reply:
             raise InvalidInput(f"an action name is text without blanks and commas, not {name!r}")
     if reply_format == "text":
         return Reply(text=" ".join(actions))
-    arguments = json.dumps({ARGUMENT: list(actions)}, ensure_ascii=False)
+    arguments = _ENCODE({ARGUMENT: list(actions)})
     return Reply(tool_calls=(ToolCall(name=TOOL, arguments=arguments),))
 
 
@@ -135,7 +136,7 @@ def _read_arguments(arguments: str) -> list[str]:
 def _strict_json(text: str) -> Any:
     """The value of a JSON text. Keys that come twice and the words NaN and Infinity are no JSON here."""
     try:
-        return json.loads(text, object_pairs_hook=_once_each, parse_constant=_no_constant)
+        return _STRICT.decode(text)
     except RecursionError:
         raise _Unreadable("the arguments are nested too deep") from None
     except ValueError as error:  # JSONDecodeError, or a number with too many digits
@@ -151,6 +152,9 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(word: str) -> None:
     raise _Unreadable(f"the arguments hold {word}, which is not JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_once_each, parse_constant=_no_constant)
 
 
 def _checked(said: Sequence[str], known: Sequence[str], max_actions: int) -> tuple[str, ...]:

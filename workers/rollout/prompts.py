@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 from app.errors import InvalidInput, MissingFrame, UnknownName
@@ -90,9 +91,15 @@ def build(
     and has none, and InvalidInput when there is nothing at all to show.
     """
     return (
-        Message(role="system", parts=(TextPart(text=_system_text(env_rules, options, actions)),)),
+        _system_message(env_rules, options, actions),
         Message(role="user", parts=_user_parts(description, frame_sha256, history, options)),
     )
+
+
+@lru_cache(maxsize=64)
+def _system_message(env_rules: str | None, options: PromptOptions, actions: tuple[str, ...]) -> Message:
+    """The same for every turn of a job, so it is built once."""
+    return Message(role="system", parts=(TextPart(text=_system_text(env_rules, options, actions)),))
 
 
 def _system_text(env_rules: str | None, options: PromptOptions, actions: tuple[str, ...]) -> str:

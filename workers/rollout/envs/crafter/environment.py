@@ -50,6 +50,7 @@ class Crafter:
         self._painter = painter(image_size)
         self._world: World | None = None
         self._frame: Pixels | None = None
+        self._status: dict[str, Any] | None = None
 
     @property
     def world(self) -> World:
@@ -63,7 +64,7 @@ class Crafter:
         if not 0 <= seed < _SEEDS:
             raise InvalidInput(f"seed is {seed}; Crafter's worlds have seeds 0 to {_SEEDS - 1}")
         self._world = starts.shared(self.version).world(int(seed))
-        self._frame = None
+        self._frame = self._status = None
 
     def step(self, action: str) -> StepResult:
         """Carry out one action. Reward: a tenth of the health gained or lost, and 1 if anything was unlocked."""
@@ -72,7 +73,7 @@ class Crafter:
         world, ended = self.world, self.ended
         if ended:
             raise EpisodeOver(ended)
-        self._frame = None
+        self._frame = self._status = None
         health = world.player.health
         unlocked = advance(world, action)
         reward = (world.player.health - health) / 10
@@ -97,8 +98,14 @@ class Crafter:
         Keys: ``step``; ``health``, ``food``, ``drink``, ``energy``; ``inventory`` (amounts of what it has, by name); ``facing``
         ([dx, dy], y downwards) and ``faces`` (the object or else the material there); ``sleeping``; ``daylight`` (0 to 1);
         ``achievements`` (unlocked so far); ``view``: 7 rows of 9 names, the player in the middle; a name is that of the object
-        on the tile, such as ``cow`` or ``plant-ripe``, or else of its material, ``outside`` beyond the map.
+        on the tile, such as ``cow`` or ``plant-ripe``, or else of its material, ``outside`` beyond the map. Read only: it is the
+        same dict until the next step.
         """
+        if self._status is None:
+            self._status = self._look()
+        return self._status
+
+    def _look(self) -> dict[str, Any]:
         world, player = self.world, self.world.player
         view = _names(world)
         dx, dy = player.facing
@@ -153,7 +160,7 @@ class Crafter:
     def restore(self, snapshot: bytes) -> None:
         """Go on from a snapshot, with this environment's own ``image_size`` and ``length``. Raises BadSnapshot."""
         self._world = unpack(unseal(snapshot))
-        self._frame = None
+        self._frame = self._status = None
 
     def _noise(self) -> np.ndarray[Any, np.dtype[np.float64]] | None:
         """The night's noise for a frame of this size, float64 [height, width] from 32 to 127; None by day."""
