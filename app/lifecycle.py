@@ -138,7 +138,7 @@ def start_if_ready(session: Session, job: Job) -> None:
 
 
 def _go_on(session: Session, job: Job, ask: Callable[[Plot], list[StepPlan] | Ending]) -> None:
-    """Do what the job's plot answers. A plot with a fault ends its own job: it must not end the process that asked for all jobs."""
+    """Do what the job's plot answers. A plot with a fault ends its own job, and not the process that asked."""
     try:
         following = ask(plot_of(job.kind))
         if not following:
