@@ -7,6 +7,7 @@ import socket
 from importlib.metadata import version
 
 from sqlalchemy import delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
 from app import db
@@ -67,16 +68,14 @@ def live_workers(session: Session) -> list[Worker]:
 def lead(name: str, owner: str, for_s: float) -> bool:
     """Take or keep the lead called ``name`` for ``for_s`` seconds; False while another owner has it."""
     with db.writing() as session:
-        at = db.clock(session)
-        present = session.scalars(select(Leader).where(col(Leader.name) == name).with_for_update()).one_or_none()
-        if present is None:
-            session.add(Leader(name=name, owner=owner, until=at + for_s))
-            return True
-        if present.owner != owner and present.until > at:
-            return False
-        present.owner, present.until = owner, at + for_s
-        session.add(present)
-        return True
+        dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+        mine = dialect.insert(Leader).values(name=name, owner=owner, until=db.now() + for_s)
+        taken = mine.on_conflict_do_update(  # one statement: several that begin at once meet no row to lock
+            index_elements=[col(Leader.name)],
+            set_={"owner": owner, "until": db.now() + for_s},
+            where=(col(Leader.owner) == owner) | (col(Leader.until) <= db.now()),
+        ).returning(col(Leader.owner))
+        return session.connection().execute(taken).first() is not None
 
 
 def resign(name: str, owner: str) -> None:
