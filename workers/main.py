@@ -30,6 +30,8 @@ log = logging.getLogger("synthq.worker")
 
 MEMORY_LIMIT_KB = 2_000_000
 """A rollout process that has grown beyond this is replaced after its step."""
+LAST_BEAT_S = 5.0
+"""How long a worker that ends waits for a heartbeat on its way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,8 @@ class Heart:
     def stop(self) -> None:
         """Write that the worker has ended."""
         self._stop.set()
+        if self._thread.is_alive():  # a beat on its way would say again that the worker lives
+            self._thread.join(LAST_BEAT_S)
         heartbeat.stopped(self._id)
 
     def _register(self) -> None:
