@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,9 +79,9 @@ def play(game: Game, most: int = 100_000) -> list[Turn]:
     return asyncio.run(all_turns())
 
 
-def plain(turns: Sequence[Turn]) -> list[Turn]:
-    """The turns without how long they took."""
-    return [replace(turn, timings={}) for turn in turns]
+def traced(turns: Sequence[Turn]) -> list[str]:
+    """One hash a turn, over all that it holds (prompt, reply, actions, rewards, frame) but how long it took."""
+    return [hashlib.sha256(repr(replace(turn, timings={})).encode()).hexdigest() for turn in turns]
 
 
 # -- jobs ------------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import OperationalError
+from sqlmodel import select
 
 from app import db, lifecycle
 from app.errors import StepFailed
@@ -159,13 +160,13 @@ def _drain() -> None:
 
 def _cancel() -> None:
     with db.writing() as session:
-        lifecycle.cancel(session, session.query(Job).one())
+        lifecycle.cancel(session, session.exec(select(Job)).one())
     _slow_down()
 
 
 def _lose_the_step() -> None:
     with db.writing() as session:
-        step = session.query(Step).filter_by(state="running").one()
+        step = session.exec(select(Step).where(Step.state == "running")).one()
         lifecycle.lose_step(session, step.id, step.fence, "its lease ran out")
 
 
