@@ -142,10 +142,6 @@ class HintPublisher:
             self.close()
             raise BrokerUnavailable(f"the broker at {safe_url()} takes no message: {error}") from error
 
-    def redeclare(self) -> None:
-        """Forget that the queues were declared: after a flush their bindings are gone and messages would fall into the void."""
-        self.close()
-
     def close(self) -> None:
         """Drop the connection; the next publish makes a new one."""
         connection, self._producer, self._connection = self._connection, None, None
@@ -154,7 +150,9 @@ class HintPublisher:
 
     def _ready(self) -> Any:
         if self._producer is None:
-            options = {**celery.conf.broker_transport_options, "socket_timeout": PUBLISH_TIMEOUT_S}
+            # max_retries: kombu would otherwise try to connect for seconds more, and the next round tries again anyway.
+            limits = {"socket_timeout": PUBLISH_TIMEOUT_S, "socket_connect_timeout": PUBLISH_TIMEOUT_S, "max_retries": 0}
+            options = {**celery.conf.broker_transport_options, **limits}
             self._connection = celery.connection_for_write(transport_options=options)
             self._producer = celery.amqp.Producer(self._connection, auto_declare=False)
         return self._producer
