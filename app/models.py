@@ -253,7 +253,7 @@ class TurnRow(SQLModel, table=True):
 
     episode_id: str = Field(sa_column=Column(String, ForeignKey("episode.id", ondelete="CASCADE"), primary_key=True))
     index: int = Field(primary_key=True)
-    frame: str | None = Field(default=None, index=True)
+    frame: str | None = None
     system: str | None = None
     """sha256 of the system text, in the table ``text``."""
     messages: list[Any] = Field(default_factory=list, sa_column=Column(Json, nullable=False))

@@ -13,8 +13,8 @@ from app.problems import problems
 from app.records import Message, TextPart
 from app.schemas import PLAIN, EpisodeOut, TracePage, TurnOut, TurnPage
 from app.store import jobs, traces
-from app.store.episodes import message_json
 from app.store.paging import MOST_ROWS
+from app.store.turns import message_json
 
 router = APIRouter(tags=["traces"])
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
 from app import db
-from app.models import Episode, FrameRow, TextRow, TurnRow, new_id
-from app.records import EpisodeKey, Frame, ImagePart, Message, ToolCall, Turn
+from app.models import Episode, FrameRow, TextRow, new_id
+from app.records import EpisodeKey, Frame
+from app.store import turns as turn_rows
 
 FRAMES_A_STATEMENT = 500
 
@@ -43,61 +44,6 @@ def save_texts(texts: dict[str, str]) -> None:
             _insert_new(session, TextRow, [{"sha256": sha256, "text": text} for sha256, text in sorted(texts.items())])
 
 
-def message_json(message: Message) -> dict[str, Any]:
-    """A message as a turn's row keeps it."""
-    parts = [
-        {"type": "image", "sha256": part.sha256} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
-        for part in message.parts
-    ]
-    made: dict[str, Any] = {"role": message.role, "parts": parts}
-    if message.tool_calls:
-        made["tool_calls"] = [call_json(call) for call in message.tool_calls]
-    return made
-
-
-def call_json(call: ToolCall) -> dict[str, str]:
-    """A tool call as a turn's row keeps it."""
-    return {"name": call.name, "arguments": call.arguments}
-
-
-def reply_json(turn: Turn) -> dict[str, Any]:
-    """A reply as a turn's row keeps it."""
-    reply = turn.reply
-    return {
-        "text": reply.text,
-        "tool_calls": [call_json(call) for call in reply.tool_calls],
-        "finish": reply.finish,
-        "notes": dict(reply.notes),
-    }
-
-
-def _turn_row(episode_id: str, turn: Turn, system: str | None) -> dict[str, Any]:
-    reply = turn.reply
-    return {
-        "episode_id": episode_id,
-        "index": turn.index,
-        "frame": turn.frame,
-        "system": system,
-        "messages": [message_json(message) for message in turn.messages if message.role != "system"],
-        "reply": reply_json(turn),
-        "outcome": str(turn.outcome),
-        "detail": turn.detail,
-        "actions": list(turn.actions),
-        "dropped": list(turn.dropped),
-        "reward": turn.reward,
-        "rewards": dict(turn.rewards),
-        "unlocked": list(turn.unlocked),
-        "terminated": turn.terminated,
-        "truncated": turn.truncated,
-        "policy_version": reply.policy_version,
-        "state_sha256": turn.state_sha256,
-        "timings": dict(turn.timings),
-        "prompt_ids": list(reply.prompt_ids) if reply.prompt_ids is not None else None,
-        "output_ids": list(reply.output_ids) if reply.output_ids is not None else None,
-        "logprobs": list(reply.logprobs) if reply.logprobs is not None else None,
-    }
-
-
 def find(session: Session, job_id: str, key: EpisodeKey) -> Episode | None:
     """The row of an episode, in whatever state."""
     query = select(Episode).where(
@@ -109,11 +55,11 @@ def find(session: Session, job_id: str, key: EpisodeKey) -> Episode | None:
     return session.scalars(query).one_or_none()
 
 
-def save_segment(session: Session, values: dict[str, Any], turns: Sequence[tuple[Turn, str | None]]) -> str:
+def save_segment(session: Session, values: dict[str, Any], rows: Sequence[turn_rows.Row]) -> str:
     """Write an episode's row, made new or brought up to date, and its newest turns; give the episode's id.
 
-    ``values`` holds every column but ``id`` and ``created_at``; each turn comes with the sha256 of its system text. A row that
-    failed in an earlier attempt is replaced with all its turns.
+    ``values`` holds every column but ``id`` and ``created_at``. A row that failed in an earlier attempt is replaced with all its
+    turns.
     """
     key = EpisodeKey(iteration=values["iteration"], seed=values["seed"], member=values["member"])
     present = find(session, values["job_id"], key)
@@ -128,7 +74,5 @@ def save_segment(session: Session, values: dict[str, Any], turns: Sequence[tuple
         episode.finished_at = db.clock(session)
     session.add(episode)
     session.flush()
-    if turns:
-        rows = [_turn_row(episode.id, turn, system) for turn, system in turns]
-        session.connection().execute(insert(TurnRow), rows)
+    turn_rows.add(session, episode.id, rows)
     return episode.id

@@ -7,7 +7,6 @@ totals. What is decided is decided by (spec, seed, member) alone, so the same ep
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import zlib
 from collections import Counter, deque
@@ -20,7 +19,7 @@ from app.errors import BadSnapshot, EpisodeOver, InvalidInput
 from app.records import EpisodeKey, Frame, Message, Outcome, Reply, Turn
 from app.specs.crafter import CrafterConfig
 from app.specs.eval import EvalSpec
-from app.store.episodes import message_json, reply_json
+from app.store import turns as turn_rows
 from workers.rollout import actions, envs, prompts, rewards
 from workers.rollout.envs.base import Environment, StepResult
 from workers.rollout.envs.pixels import encode_png
@@ -30,8 +29,6 @@ SNAPSHOT_VERSION = 1
 TURN_LIMIT = "turns"
 """How an episode ended that used up the spec's turns."""
 NOOP = "noop"
-
-_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,34 +90,18 @@ class Totals:
     outcomes: Counter[str] = field(default_factory=Counter)
     timings: Counter[str] = field(default_factory=Counter)
     chain: str = ""
-    """Hash over the turns so far, each turn's hash taken into the next."""
+    """Identity of the episode so far: equal play, equal chain."""
+    terminated: bool = False
+    truncated: bool = False
 
-    def add(self, turn: Turn) -> None:
+    def add(self, turn: Turn, row: turn_rows.Row) -> None:
         """Count a turn."""
         self.turns += 1
+        self.terminated, self.truncated = turn.terminated, turn.truncated
         self.returns.update(turn.rewards)
         self.outcomes[str(turn.outcome)] += 1
         self.timings.update(turn.timings)
-        self.chain = hashlib.sha256(self.chain.encode() + turn_bytes(turn)).hexdigest()
-
-
-def turn_bytes(turn: Turn) -> bytes:
-    """What makes two turns equal: the frame, the reply, what was done and what it gave. Not how long it took."""
-    messages = [message_json(message) for message in turn.messages]
-    what = [
-        turn.index,
-        turn.frame,
-        messages,
-        reply_json(turn),
-        str(turn.outcome),
-        turn.actions,
-        turn.dropped,
-        sorted(turn.rewards.items()),
-        turn.unlocked,
-        turn.terminated,
-        turn.truncated,
-    ]
-    return _compact(what).encode()
+        self.chain = turn_rows.chained(self.chain, row)
 
 
 class Game:
@@ -132,6 +113,7 @@ class Game:
         options.rewards.check(env.achievements)
         self.options, self.policy, self.key, self.env = options, policy, key, env
         self.totals = Totals()
+        self._rows: list[turn_rows.Row] = []
         self._history: deque[Turn] = deque(maxlen=options.prompt.history or 1)
         level = options.prompt.rules
         self._rules = None if level == "none" else env.rules(level)
@@ -252,9 +234,16 @@ class Game:
             state_sha256=None,
             timings=timings,
         )
-        self.totals.add(turn)
+        row = turn_rows.row(turn)
+        self._rows.append(row)
+        self.totals.add(turn, row)
         self._history.append(turn)
         return turn
+
+    def take_rows(self) -> list[turn_rows.Row]:
+        """The turns since this was last asked, as the store keeps them."""
+        rows, self._rows = self._rows, []
+        return rows
 
     def snapshot(self) -> bytes:
         """Everything needed to go on elsewhere: zlib over JSON."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 from app import db
 from app.models import Episode
 from app.plots.eval import policy_of
-from app.records import EpisodeKey, Frame, TextPart, Turn
+from app.records import EpisodeKey, Frame, Turn
 from app.settings import get_settings
 from app.specs.eval import EvalSpec
 from app.store import episodes, events
+from app.store.turns import system_text, text_sha256
 from workers.rollout import envs, policies
 from workers.rollout.envs.base import Environment
 from workers.rollout.play import Game, PlayOptions
@@ -44,7 +44,7 @@ class Table:
     context: StepContext
     options: PlayOptions
     env: Environment | None = None
-    texts: dict[str, str] = field(default_factory=dict)
+    texts: set[str] = field(default_factory=set)
 
     def world(self) -> Environment:
         """A world for the next episode; every episode begins with a reset, so one serves all."""
@@ -52,16 +52,12 @@ class Table:
             self.env = envs.make(self.options.env, dict(self.options.env_config))
         return self.env
 
-    def system_sha256(self, turn: Turn) -> str | None:
-        """Store the system text of a turn if it is new; give its hash."""
-        text = next((p.text for m in turn.messages if m.role == "system" for p in m.parts if isinstance(p, TextPart)), None)
-        if text is None:
-            return None
-        if text not in self.texts:
-            sha256 = hashlib.sha256(text.encode()).hexdigest()
-            episodes.save_texts({sha256: text})
-            self.texts[text] = sha256
-        return self.texts[text]
+    def keep_text(self, turn: Turn) -> None:
+        """Store the system text of a turn if it is new."""
+        text = system_text(turn)
+        if text is not None and text not in self.texts:
+            episodes.save_texts({text_sha256(text): text})
+            self.texts.add(text)
 
 
 def _one(table: Table, key: EpisodeKey, policy_name: str) -> bool:
@@ -103,7 +99,6 @@ class _Sitting:
     def __init__(self, table: Table, key: EpisodeKey, policy_name: str, present: Episode | None) -> None:
         self._table, self._key, self._policy_name = table, key, policy_name
         self._resumed = present if present is not None and present.state == "running" else None
-        self._turns: list[tuple[Turn, str | None]] = []
         self._frames: list[Frame] = []
         self._saved_at = time.monotonic()
 
@@ -124,15 +119,15 @@ class _Sitting:
                 self._save(game, "running")
                 raise
             turn, frame = await game.turn()
-            self._turns.append((turn, self._table.system_sha256(turn)))
-            if frame is not None:
+            self._table.keep_text(turn)
+            if frame is not None and self._table.options.keep_frames:
                 self._frames.append(frame)
             if time.monotonic() - self._saved_at > get_settings().segment_s:
                 self._save(game, "running")
         self._save(game, "done")
 
     def _save(self, game: Game, state: str) -> None:
-        last = game.frame() if state == "done" else None
+        last = game.frame() if state == "done" and self._table.options.keep_frames else None
         episodes.save_frames([*self._frames, *([last] if last else [])])
         values = {
             **_names(self._table, self._key, self._policy_name),
@@ -143,8 +138,8 @@ class _Sitting:
             "snapshot": game.snapshot() if state == "running" else None,
         }
         with self._table.context.write() as session:
-            episodes.save_segment(session, values, self._turns)
-        self._turns, self._frames, self._saved_at = [], [], time.monotonic()
+            episodes.save_segment(session, values, game.take_rows())
+        self._frames, self._saved_at = [], time.monotonic()
 
 
 def _figures(game: Game) -> dict[str, Any]:
@@ -159,8 +154,8 @@ def _figures(game: Game) -> dict[str, Any]:
         "achievements": achievements,
         "unlocked": len(achievements),
         "outcomes": dict(totals.outcomes),
-        "terminated": env.ended is not None and env.ended != "length",
-        "truncated": env.ended == "length",
+        "terminated": totals.terminated,
+        "truncated": totals.truncated,
         "sha256": totals.chain,
         "timings": {name: round(value, 3) for name, value in totals.timings.items()},
     }

@@ -242,15 +242,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["episode_id"], ["episode.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("episode_id", "index"),
     )
-    with op.batch_alter_table("turn", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_turn_frame"), ["frame"], unique=False)
-
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("turn", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_turn_frame"))
-
     op.drop_table("turn")
     with op.batch_alter_table("step", schema=None) as batch_op:
         batch_op.drop_index("ix_step_queue")
