@@ -99,7 +99,7 @@ def _begin_immediate(cursor: Any) -> None:
                 return
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
+                    raise OperationalError("BEGIN IMMEDIATE", None, error) from error  # as SQLAlchemy tells every outage
             time.sleep(random.uniform(*LOCK_PAUSE_S))
     finally:
         cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")

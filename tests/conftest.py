@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from core.kit import SHORT, Broker, System, use_settings
+from core.kit import SHORT, Broker, System, short_folder, use_settings
 from sqlalchemy import create_engine, text
 
 from app import broker as broker_module
@@ -24,16 +23,6 @@ from app import db, migrate
 from app.settings import get_settings
 
 POSTGRES_URL = "SYNTHQ_TEST_POSTGRES_URL"
-
-
-@contextmanager
-def short_folder(prefix: str) -> Iterator[Path]:
-    """A folder with a path short enough for a unix socket in it."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +40,16 @@ def until(predicate: Callable[[], T], timeout_s: float, what: str) -> T:
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout_s:g} s: {what} (last answer: {answer!r})")
         time.sleep(0.02)
+
+
+@contextmanager
+def short_folder(prefix: str) -> Iterator[Path]:
+    """A folder with a path short enough for a unix socket in it."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
