@@ -274,8 +274,7 @@ def wire(sent: Sequence[Message], frames: dict[str, bytes], *, images: bool) -> 
             Message(role=message.role, parts=tuple(part for part in message.parts if isinstance(part, TextPart)))
             for message in sent
         ]
-    enlarged = {sha256: encode_png(upscale(decode_png(png), 90, tiles=9)) for sha256, png in frames.items()}
-    return prompts.to_openai(sent, enlarged.__getitem__)
+    return prompts.to_openai(sent, lambda sha256: encode_png(upscale(decode_png(frames[sha256]), 90, tiles=9)))
 
 
 def says_what_was_done(line: dict[str, Any], turn: TurnRow, replay: Replay, reply_format: Any) -> None:

@@ -69,11 +69,10 @@ def _one(table: Table, key: EpisodeKey, policy_name: str) -> bool:
     error = failure(lambda: asyncio.run(_Sitting(table, key, policy_name, present).play()))
     if error is None:
         return False
+    names = _names(table, key, policy_name)
     table.env = None  # whatever broke may have left the world half way
     with table.context.write() as session:
-        episodes.save_segment(
-            session, {**_names(table, key, policy_name), "state": "failed", "error": error, "snapshot": None}, []
-        )
+        episodes.save_segment(session, {**names, "state": "failed", "error": error, "snapshot": None}, [])
         message = f"seed {key.seed} ({policy_name}) failed: {error}"
         events.append(session, table.context.job_id, "episode.failed", message, level="error", step_id=table.context.step_id)
     return True
