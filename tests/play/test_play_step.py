@@ -27,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("sqlite_store", "played_package", "quick")
 LONG = 60
 """Turns of an episode that is disturbed; seed 1 under ``fragile`` plays them all."""
 EACH_TURN = {"SYNTHQ_SEGMENT_S": "0.000001"}
+NO_TIME = {"SYNTHQ_STEP_BUDGET_S": "0.000001"}
 
 
 @pytest.fixture
@@ -266,6 +267,28 @@ def test_a_worker_whose_hold_was_taken_back_writes_nothing_more() -> None:
 
 
 # Time, drains and cancels.
+
+
+def test_a_step_whose_time_is_used_up_is_handed_back_and_finished_by_others() -> None:
+    with use_settings(**NO_TIME):
+        job_id = submit(seeds="0-3", episodes_per_step=4)
+        for done in range(1, 4):
+            assert work(1) == 1
+            assert len(played(job_id)) == done
+        whole(job_id)
+    (step,) = play_steps(job_id)
+    assert (step.attempt, step.fence, step.done, step.total) == (1, 4, 4, 4)
+
+
+def test_a_failed_seed_is_not_tried_again_when_its_step_is_handed_back() -> None:
+    make_trouble("break", seed=0, turn=2, once=False)
+    with use_settings(**NO_TIME):
+        job_id = submit(seeds="0-3", episodes_per_step=4, max_turns=5)
+        assert work(20) < 20
+    assert asked() == [(0, 0), (0, 1), (0, 2), *((seed, turn) for seed in (1, 2, 3) for turn in range(5))]
+    assert [event.type for event in job_events(job_id)].count("episode.failed") == 1
+    assert play_steps(job_id)[0].result == {"played": 3, "failed": 1}
+    assert job(job_id).state == "failed"
 
 
 def test_a_drain_hands_the_step_back_with_a_snapshot() -> None:

@@ -23,18 +23,33 @@ from workers.runner import Drain, StepContext, failure
 
 
 def run(context: StepContext) -> dict[str, Any]:
-    """Play the step's episodes; those that are done already are left as they are."""
+    """Play the step's episodes, each once; those that are over already are left as they are."""
     spec: EvalSpec = context.spec
     table = Table(context=context, options=PlayOptions.of(spec))
-    failed = 0
+    failed = sat_down = 0
     wanted = [EpisodeKey(iteration=i, seed=s, member=m) for i, s, m in context.payload["episodes"]]
     for number, key in enumerate(wanted):
-        if number and time.monotonic() - context.started > get_settings().step_budget_s:
-            raise Drain("its time is used up")
-        name = policy_of(context.claim.spec, key.member)
-        failed += _one(table, key, name)
+        present = _present(context, key)
+        if present is not None and _over(present, context):
+            failed += present.state == "failed"
+        else:
+            # At least one is played in every hold, or a step could be handed back for ever.
+            if sat_down and time.monotonic() - context.started > get_settings().step_budget_s:
+                raise Drain("its time is used up")
+            sat_down += 1
+            failed += _one(table, key, policy_of(context.claim.spec, key.member), present)
         context.progress(number + 1)
     return {"played": len(wanted) - failed, "failed": failed}
+
+
+def _present(context: StepContext, key: EpisodeKey) -> Episode | None:
+    with db.reading() as session:
+        return episodes.find(session, context.job_id, key)
+
+
+def _over(present: Episode, context: StepContext) -> bool:
+    """Done, or failed in this very step before it was handed back; what failed elsewhere has another try here."""
+    return present.state == "done" or (present.state == "failed" and present.step_id == context.step_id)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,12 +75,8 @@ class Table:
             self.texts.add(text)
 
 
-def _one(table: Table, key: EpisodeKey, policy_name: str) -> bool:
+def _one(table: Table, key: EpisodeKey, policy_name: str, present: Episode | None) -> bool:
     """Play one episode; True when it failed, which is a row with its error and no reason to stop the others."""
-    with db.reading() as session:
-        present = episodes.find(session, table.context.job_id, key)
-    if present is not None and present.state == "done":
-        return False
     error = failure(lambda: asyncio.run(_Sitting(table, key, policy_name, present).play()))
     if error is None:
         return False
