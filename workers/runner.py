@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlmodel import Session, col
 
 from app import broker, claims, db, lifecycle, specs
@@ -138,32 +138,33 @@ class Keeper:
     def _run(self) -> None:
         settings = get_settings()
         renewed_at = time.monotonic()
+        told_at: float | None = None
         while not self._done.wait(min(settings.watch_s, settings.renew_s)):
+            if told_at is not None and time.monotonic() - told_at > settings.cancel_grace_s:
+                self._on_stuck()  # its step is not its own any more, and it would keep the slot for ever
+                return
             try:
                 standing = claims.look(self._context.claim)
                 if time.monotonic() - renewed_at >= settings.renew_s:
                     claims.renew(self._context.claim)
                     renewed_at = time.monotonic()
+                if standing.idle_s > settings.progress_deadline_s:
+                    self._give_up(standing.idle_s)
             except (StepCancelled, LostStep) as why:
                 self._context.stop(why)
+                told_at = told_at or time.monotonic()
                 continue
-            except OperationalError as error:
+            except SQLAlchemyError as error:
                 log.warning("the database does not answer; the lease of step %s is not renewed: %s", self._context.step_id, error)
                 continue
-            if standing.idle_s > settings.progress_deadline_s:
-                self._give_up(standing.idle_s)
-            elif drain_file().exists():
+            if drain_file().exists():
                 self._context.stop(Drain("the worker is asked to stop"))
 
     def _give_up(self, idle_s: float) -> None:
         claim = self._context.claim
         reason = f"no progress for {idle_s:.0f} s (the limit is {get_settings().progress_deadline_s:.0f})"
-        try:
-            with db.writing() as session:
-                lifecycle.fail_step(session, claim.step_id, claim.fence, reason, retryable=True)
-        except LostStep as why:
-            self._context.stop(why)
-            return
+        with db.writing() as session:
+            lifecycle.fail_step(session, claim.step_id, claim.fence, reason, retryable=True)
         broker.nudge()
         self._done.wait(0.1)  # time for the nudge to leave
         self._on_stuck()
@@ -171,7 +172,7 @@ class Keeper:
 
 def kill_this_process() -> None:
     """End a pool process that hangs, whatever it hangs in; the pool starts another."""
-    log.error("ending this process: its step made no progress")
+    log.error("ending this process: its step neither goes on nor stops")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
