@@ -28,6 +28,8 @@ from cli.show import out, say
 HOME: Final = Path(".synthq") / "demo"
 OUT: Final = Path("out") / "demo"
 JOB: Final = "demo-play"
+STEPS: Final = 1000
+"""Longest episode, in game steps: a good player can live for thousands, and a first try should end soon."""
 OWN: Final = ("SYNTHQ_URL", "SYNTHQ_API_KEY", "SYNTHQ_API_KEYS", "SYNTHQ_API_HOST", "SYNTHQ_DATABASE_URL", "SYNTHQ_REDIS_URL")
 """Variables of the user's own synthq, which the demo does not touch."""
 
@@ -83,8 +85,8 @@ class Tour:
 
     def play(self, seeds: str, policies: str) -> None:
         """Play the seeds with every policy, and score the play."""
-        words = ["--env", "crafter", "--seeds", seeds, "--policy", policies, "--name", JOB, "--watch"]
-        self.run("play and score", "submit", "eval", *words)
+        words = ["--env", "crafter", "--seeds", seeds, "--policy", policies, "--set", f"eval.env_config.length={STEPS}"]
+        self.run("play and score", "submit", "eval", *words, "--name", JOB, "--watch")
 
     def best(self) -> dict[str, Any]:
         """Of the policy that unlocked more on average: the episode with most achievements, then the greatest return."""
