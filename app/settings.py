@@ -1,4 +1,4 @@
-"""Addresses, paths and clocks of this process, from SYNTHQ_* variables. Read here and nowhere else, but for Flower's own.
+"""Addresses, paths and clocks of this process, from SYNTHQ_* variables. Read here and nowhere else, but for Flower's own."""
 
 from __future__ import annotations
 
