@@ -38,6 +38,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near!r}?" if near else ""
 
 
+def cut(text: str) -> str:
+    """A name that somebody gave as a sentence shows it: quoted, its control characters escaped, not endless."""
+    return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."
+
+
 class SynthqError(Exception):
     """A deliberate error. Its text is the whole message for the user."""
 
@@ -137,7 +142,10 @@ class JobNotFound(NotFound):
     """No job has this id, prefix or name."""
 
     def __init__(self, ref: str) -> None:
-        super().__init__(f"no job matches {ref!r}; `synthq list` shows the jobs there are")
+        if ref == "@last":
+            super().__init__("there is no job yet, so no last one; `synthq submit eval --seeds 0-9` makes one")
+        else:
+            super().__init__(f"no job matches {cut(ref)}; `synthq list` shows the jobs there are")
 
 
 class AmbiguousName(NotFound):
@@ -153,7 +161,7 @@ class TraceNotFound(NotFound):
     """No episode has this id."""
 
     def __init__(self, ref: str) -> None:
-        super().__init__(f"no trace matches {ref!r}; `synthq traces list` shows the traces there are")
+        super().__init__(f"no trace matches {cut(ref)}; `synthq traces list` shows the traces there are")
 
 
 class FrameNotFound(NotFound):
@@ -167,7 +175,7 @@ class ArtifactNotFound(NotFound):
     """No artifact has this id, or its bytes are gone."""
 
     def __init__(self, ref: str) -> None:
-        super().__init__(f"no artifact matches {ref!r}")
+        super().__init__(f"no artifact matches {cut(ref)}; `synthq artifacts JOB` shows those of a job")
 
 
 class ArtifactDamaged(SynthqError):
@@ -181,7 +189,7 @@ class ApiKeyNotFound(NotFound):
     """No API key has this id."""
 
     def __init__(self, id: str) -> None:
-        super().__init__(f"no API key with id {id!r}; GET /v1/keys lists the ids there are")
+        super().__init__(f"no API key with id {cut(id)}; `synthq key list` shows the ids there are")
 
 
 class NotAllowed(SynthqError):

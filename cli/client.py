@@ -72,7 +72,7 @@ def _checked_url(url: str) -> str:
         raise wrong
     if parsed.userinfo:
         raise BadFlag("SYNTHQ_URL holds a user or password; a key goes in SYNTHQ_API_KEY")
-    return url.rstrip("/")
+    return url.rstrip("/").removesuffix("/v1")
 
 
 def _headers() -> dict[str, str]:
@@ -224,6 +224,8 @@ class Client:
             problem = None
         if not isinstance(problem, dict) or not ("detail" in problem or "title" in problem):
             raise self._stranger(f"answered {response.status_code} with {_quoted(response)}")
+        if problem.get("code") == "not_found":  # the path itself, not what it names
+            raise self._stranger(f"has {problem.get('detail')}")
         raise _refusal(response, problem)
 
     def _stranger(self, what: str) -> ServerUnreachable:
@@ -247,6 +249,8 @@ class Client:
         why = str(error)
         if "CERTIFICATE" in why.upper():
             return ServerUnreachable(f"the certificate of {self.url} cannot be trusted: {why}")
+        if "SSL" in why.upper():
+            return ServerUnreachable(f"what answers at {self.url} does not speak TLS; an address without it begins with http://")
         return ServerUnreachable(f"no synthq server answers at {self.url}; start one here with `synthq up`, or set SYNTHQ_URL")
 
 
@@ -264,7 +268,7 @@ def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _segment(ref: str, unknown: SynthqError) -> str:
     """A reference as one segment of a path; what cannot be one cannot be found either."""
-    if not ref.strip(". ") or "\0" in ref:
+    if not ref.strip(". ") or "\0" in ref or "/" in ref:
         raise unknown
     return quote(ref, safe="@", errors="replace")
 

@@ -87,7 +87,7 @@ def list_jobs(
 ) -> None:
     """List jobs, the newest first."""
     for label in labels:
-        if not label.partition("=")[2]:
+        if not label.partition("=")[1]:
             raise BadFlag(f"--label {label} has no value; it takes KEY=VALUE")
     wanted = None if everything else limit + 1
     with Client() as client:

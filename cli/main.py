@@ -186,7 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         code = synthq.main(args=None if argv is None else list(argv), prog_name="synthq", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller, as in `synthq list >&-`
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.Abort:
         return INTERRUPTED

@@ -53,9 +53,9 @@ def out_json_line(value: Mapping[str, Any]) -> None:
     click.echo(json.dumps({"schema_version": SCHEMA_VERSION, **value}, ensure_ascii=False))
 
 
-def colourful(stream: TextIO) -> bool:
-    """May colours go to this stream?"""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def colourful(stream: TextIO | None) -> bool:
+    """May colours go to this stream? None is one that was closed before we began."""
+    return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def clean(value: object) -> str:

@@ -45,6 +45,8 @@ class Common:
     def config(self) -> str | None:
         """The spec's file, from either spelling. Raises BadFlag when the two name different files."""
         given = {path for path in (self.config_file, self.config_option) if path is not None}
+        if "" in given:
+            raise BadFlag("the name of the spec's file is empty; is a variable of the shell not set?")
         if len(given) > 1:
             raise BadFlag(f"the spec is named twice: {self.config_file} and --config {self.config_option}; keep one")
         return next(iter(given), None)
@@ -241,7 +243,7 @@ def _submit(kind: str | None, common: Common, given: Overrides) -> int:
     from cli.client import Client
 
     with Client() as client:
-        key = common.idempotency_key or uuid4().hex
+        key = uuid4().hex if common.idempotency_key is None else _plain_key(common.idempotency_key)
         job = client.post("/jobs", request, **{"Idempotency-Key": key})
         return _tell(client, job, common)
 
@@ -299,6 +301,14 @@ def _after(text: str) -> dict[str, str]:
     if not colon or on not in ("ok", "any") or not job:
         raise BadFlag(f"--after {text} does not say when; it takes ok:JOB (JOB succeeded) or any:JOB (it ended)")
     return {"job": job, "on": on}
+
+
+def _plain_key(key: str) -> str:
+    if not key or len(key) > 200 or not all("!" <= c <= "~" for c in key):
+        raise BadFlag(
+            f"--idempotency-key {key[:80]!r} cannot be sent; it takes 1 to 200 letters, digits and signs of ASCII, no spaces"
+        )
+    return key
 
 
 def _tell(client: Any, job: Json, common: Common) -> int:

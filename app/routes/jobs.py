@@ -107,7 +107,10 @@ class _Draft:
         for wanted in self.body.after:
             job = jobs.find(session, wanted.job)
             if wanted.on == "ok" and job.state in ENDED and job.state != "succeeded":
-                raise Conflict(f'job {job.id} is {job.state}, so nothing can run after its success; use on = "any"')
+                raise Conflict(
+                    f"job {job.id} ended as {job.state}, so nothing can run after its success; "
+                    f'any:{job.id} (on = "any") waits for its end only'
+                )
             found.append({"job": job.id, "on": wanted.on})
         return found
 

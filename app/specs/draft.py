@@ -12,7 +12,7 @@ from copy import deepcopy
 from typing import Any
 
 from app.errors import Problem
-from app.specs.base import Compat, Path, dotted
+from app.specs.base import Compat, Path, dotted, quoted
 from app.specs.source import describe
 
 SECRET = re.compile(r"(?:^|_)(?:API_?)?(?:KEYS?|TOKENS?|SECRETS?|PASSWORDS?|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
@@ -34,7 +34,7 @@ def shown(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, str):
-        return f'"{value}"' if len(value) <= 80 else f'"{value[:80]}..."'
+        return quoted(value) if len(value) <= 80 else f'{quoted(value[:80])[:-1]}..."'
     if isinstance(value, dict):
         return f"a table with {', '.join(map(str, list(value)[:3]))}" if value else "an empty table"
     if isinstance(value, list | tuple):

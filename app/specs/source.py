@@ -22,6 +22,9 @@ _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_PART}\.[ \t]*+){{100}}")
 """``tomllib`` needs memory with the square of a key's parts."""
 
 
+_REPEATED = re.compile(r"Cannot declare \('(.*?)',?\) twice")
+
+
 def read_text(path: FilePath) -> str:
     """The text of a spec file. Raises SpecProblems when there is none to be had."""
     try:
@@ -73,6 +76,9 @@ def parse_toml(text: str, file: str) -> dict[str, Any]:
 
 
 def _syntax(message: str, text: str) -> tuple[str, int | None]:
+    message = _REPEATED.sub(r"the table [\1] is there twice", message).replace(
+        "Cannot overwrite a value", "this key, or the table around it, is there already; each may come once"
+    )
     match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
     if match is None:
         return f"not valid TOML: {_lower(message)}", None

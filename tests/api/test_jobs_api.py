@@ -241,7 +241,7 @@ def test_waiting_for_the_success_of_a_job_that_failed_is_refused(api: TestClient
     request = {"kind": "eval", "spec": eval_tables(), "after": [{"job": dead["id"]}]}
     refused = api.post("/v1/jobs", json=request)
     assert refused.status_code == 409
-    assert "is cancelled" in refused.json()["detail"]
+    assert "ended as cancelled" in refused.json()["detail"]
     assert submit(after=[{"job": dead["id"], "on": "any"}])["state"] == "queued"
     assert api.post("/v1/jobs", json={**request, "after": [{"job": "nobody"}]}).status_code == 404
 

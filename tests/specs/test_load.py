@@ -153,7 +153,7 @@ def test_a_needed_key_is_named_with_an_example(tmp_path: Path) -> None:
         ("[eval]\nseeds='0'".encode("utf-16"), "NUL byte"),
         ("[eval]\n# é".encode("latin-1"), "2: is not UTF-8 (byte 0xe9)"),
         (b"[eval]\nseeds = \n", "2: not valid TOML: invalid value (column 9)"),
-        (b"[eval]\nseeds = 1\nseeds = 2", "3: not valid TOML: cannot overwrite a value"),
+        (b"[eval]\nseeds = 1\nseeds = 2", "3: not valid TOML: this key, or the table around it, is there already"),
         (b"[eval\n", "1: not valid TOML: expected ']'"),
         (b"a = " + b"9" * 5000, "has a whole number of more than 64 bits"),
         (b"a = " + b"[" * 20000, "is nested too deep to be read"),
