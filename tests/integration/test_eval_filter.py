@@ -113,6 +113,20 @@ def test_a_filter_that_waits_for_an_eval_writes_its_lines(synthq: Running) -> No
     assert {line["metadata"]["job"] for line in lines} == {played}
 
 
+def test_another_packages_environment_is_played_by_the_workers(synthq: Running) -> None:
+    words = ["--env", "corridor", "--seeds", "0-5", "--policy", "random", "--set", 'eval.invalid_reply="skip"', *SHORT]
+    watched = synthq("submit", "eval", *words, "--name", "elsewhere", "--watch")
+    assert "'corridor' is not built in" in watched.err
+    rows = traces(synthq, "--job", "elsewhere")
+    assert {row["env"] for row in rows} == {"corridor"}
+    assert {row["ended"] for row in rows} <= {"fell", "out", "turns"}
+    assert "fell" in synthq("traces", "show", next(row["id"] for row in rows if row["ended"] == "fell")).out
+    synthq("traces", "replay", rows[0]["id"], "--output", "corridor.png")
+    synthq("traces", "replay", rows[0]["id"], "--output", "corridor.gif")
+    with Image.open(synthq.folder / "corridor.gif") as picture:
+        assert picture.n_frames >= 2
+
+
 def test_the_same_idempotency_key_is_the_same_job(synthq: Running) -> None:
     words = ["submit", "eval", "--seeds", "7", "--policy", "random", *SHORT, "--idempotency-key", "once", "--id-only"]
     first, second = synthq(*words).out, synthq(*words).out

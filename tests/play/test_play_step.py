@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from core.kit import job, job_events, played, python, submit_eval, use_settings
+from core.kit import submit as submit_job
 from play_kit import HERE, begin, episode, episodes, finish, frame_rows, play, play_steps, retry, told, turn_rows, work
 from play_policies import asked, end_trouble, make_trouble
 from sqlmodel import select
@@ -321,6 +322,29 @@ def test_a_cancelled_eval_stops_in_the_middle_and_a_retry_goes_on_from_there() -
     assert Counter(asked())[1, row.turns - 1] == 1
 
 
+def test_an_episode_that_ends_its_step_again_and_again_ends_alone() -> None:
+    make_trouble("database", seed=1, turn=5, once=False)
+    with use_settings(SYNTHQ_MAX_ATTEMPTS="2", **EACH_TURN):
+        job_id = submit(seeds="0-3", episodes_per_step=4)
+        ended = finish(job_id)
+        assert ended.state == "failed"
+        assert ended.reason is not None
+        assert ended.reason.startswith("1 of 4 episodes failed: ")
+        assert "the server went away" in ended.reason
+        assert ended.summary is not None
+        assert ended.summary["missing"] == [{"seed": 1, "member": 0, "policy": "fragile"}]
+        assert set(played(job_id)) == {(0, 0), (2, 0), (3, 0)}
+        first, *alone = play_steps(job_id)
+        assert [(step.state, step.attempt) for step in (first, *alone)] == [
+            ("failed", 2), ("succeeded", 1), ("failed", 2), ("succeeded", 1), ("succeeded", 1),
+        ]  # fmt: skip
+        assert [step.payload["episodes"] for step in alone] == [[[0, seed, 0]] for seed in range(4)]
+        end_trouble()
+        assert retry(job_id).state == "succeeded"
+    whole(job_id)
+    assert Counter(asked())[1, 4] == 1, "what was stored before the trouble was not asked for again"
+
+
 # Another package's world.
 
 
@@ -341,6 +365,18 @@ def test_an_environment_of_another_package_is_played_and_scored() -> None:
     assert ended.summary is not None
     assert {name for row in rows.values() for name in row.achievements} == {"pass_pit", "reach_door"}
     assert all(decode_png(png).shape == (56, 56, 3) for png in frame_rows().values())
+
+
+def test_lines_of_another_packages_world_are_made_by_the_same_filter() -> None:
+    job_id = corridor(invalid_reply="skip", max_turns=50)
+    assert finish(job_id).state == "succeeded"
+    wanted = specs.resolved(specs.build({"kind": "filter", "filter": {"jobs": [job_id], "achievements": ["reach_door"]}}))
+    ended = finish(submit_job("filter", wanted).id)
+    assert (ended.state, ended.reason) == ("succeeded", None)
+    out = [row for row in episodes(job_id).values() if row.ended == "out"]
+    assert out
+    assert ended.summary is not None
+    assert (ended.summary["episodes"]["kept"], ended.summary["lines"]) == (len(out), sum(row.turns for row in out))
 
 
 def test_a_world_without_noop_says_so_in_the_reason() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core.kit import REPOSITORY, job, submit, submit_eval
+from core.kit import REPOSITORY, job, submit, submit_eval, use_settings
 from play_elsewhere import player
 from play_kit import HERE, begin, episodes, finish, frame_rows, options, play, told, traced, turn_rows
 from sqlmodel import select
@@ -101,6 +101,27 @@ def test_another_process_plays_the_same_from_the_start_and_from_a_snapshot() -> 
         questions += [asked | {"turns": 50, "snapshot": ""}, asked | {"turns": 25, "snapshot": kept}]
         expected += [{"turns": first + rest, **end}, {"turns": rest, **end}]
     assert elsewhere(*questions) == expected
+
+
+@pytest.mark.usefixtures("store", "played_package")
+def test_both_databases_keep_the_play_of_the_loop_alone() -> None:
+    with use_settings(SYNTHQ_SEGMENT_S="0.000001"):
+        made = submit_eval("1", max_turns=15, policies=["babbler"])
+        assert finish(made.id).state == "succeeded"
+    (row,) = episodes(made.id).values()
+    game = begin(player("babbler"), options(max_turns=15))
+    turns = play(game)
+    assert row.sha256 == game.totals.chain
+    stored = texts()
+    for turn, kept in zip(turns, turn_rows(row.id), strict=True):
+        assert as_messages(kept, stored[kept.system or ""]) == turn.messages
+        assert (kept.index, kept.frame, kept.outcome, kept.detail) == (turn.index, turn.frame, turn.outcome, turn.detail)
+        assert (kept.actions, kept.dropped) == (list(turn.actions), list(turn.dropped))
+        assert (kept.rewards, kept.reward, kept.unlocked) == (turn.rewards, turn.reward, list(turn.unlocked))
+        assert (kept.terminated, kept.truncated, kept.policy_version) == (turn.terminated, turn.truncated, "babbler-1")
+        assert kept.reply["text"] == turn.reply.text
+        assert (kept.reply["finish"], kept.reply["notes"]) == (turn.reply.finish, turn.reply.notes)
+        assert (kept.prompt_ids, kept.output_ids, kept.logprobs) == (None, None, None)
 
 
 # Going on from a snapshot.
