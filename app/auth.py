@@ -22,7 +22,7 @@ from sqlalchemy import select
 from sqlmodel import Session, col
 
 from app import db
-from app.errors import ApiKeyNotFound, LoopbackOnly, NotAllowed
+from app.errors import ApiKeyNotFound, BadFlag, LoopbackOnly, NotAllowed
 from app.models import ALPHABET, ApiKey
 from app.settings import get_settings
 
@@ -143,3 +143,16 @@ def _host_of(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
+
+
+def check_address() -> None:
+    """Raises BadFlag when the API is to listen for others and has no key."""
+    host = get_settings().api_host
+    if is_loopback(host):
+        return
+    with db.reading() as session:
+        if not any_key(session):
+            raise BadFlag(
+                f"SYNTHQ_API_HOST = {host!r} is open to others and no API key is configured; "
+                "set SYNTHQ_API_KEYS, or make a key first with the API on 127.0.0.1"
+            )

@@ -64,17 +64,13 @@ def _fault(line: str) -> str | None:
 
 def settings() -> Check:
     """Every SYNTHQ_* variable has a value that it may have."""
-    from pydantic import ValidationError
-
+    from app.errors import BadFlag
     from app.settings import get_settings
 
     try:
         get_settings()
-    except ValidationError as error:
-        said = "; ".join(
-            f"SYNTHQ_{str(each['loc'][0]).upper()}={each['input']}: {each['msg'].lower()}" for each in error.errors()
-        )
-        return Check(name="settings", ok=False, detail=said, hint="correct or unset these variables")
+    except BadFlag as error:
+        return Check(name="settings", ok=False, detail=str(error), hint="correct or unset these variables")
     return Check(name="settings", ok=True, detail="every SYNTHQ_* variable can be read")
 
 

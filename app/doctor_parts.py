@@ -160,7 +160,9 @@ def _look(check: Callable[[], Check]) -> Check:
     try:
         return check()
     except (SynthqError, OSError, SQLAlchemyError) as error:
-        return Check(name=name.replace("_", " "), ok=False, detail=_first_line(error), hint=HINTS.get(name, ""))
+        return Check(
+            name=name.removesuffix("_answers").replace("_", " "), ok=False, detail=_first_line(error), hint=HINTS.get(name, "")
+        )
 
 
 def _first_line(error: Exception) -> str:

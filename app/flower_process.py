@@ -20,7 +20,7 @@ from app.settings import Settings, get_settings
 class FlowerSettings(BaseSettings):
     """Flower's own settings, ``SYNTHQ_FLOWER_<NAME>``."""
 
-    model_config = SettingsConfigDict(env_prefix="SYNTHQ_FLOWER_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SYNTHQ_FLOWER_", extra="ignore", env_ignore_empty=True)
 
     port: int = Field(5555, ge=0, le=65535)
     """Where it listens on loopback; 0 switches it off in ``synthq up``."""

@@ -20,9 +20,9 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from app import db, migrate
-from app.auth import any_key, authenticate, is_loopback
+from app.auth import authenticate, check_address
 from app.edge import Edge
-from app.errors import BadFlag, SynthqError
+from app.errors import SynthqError
 from app.logs import set_up_logging
 from app.metrics import HttpMetrics
 from app.problems import add_handlers
@@ -101,13 +101,7 @@ def run() -> None:
     settings = get_settings()
     set_up_logging()
     migrate.upgrade()
-    with db.reading() as session:
-        guarded = any_key(session)
-    if not guarded and not is_loopback(settings.api_host):
-        raise BadFlag(
-            f"SYNTHQ_API_HOST = {settings.api_host!r} is open to others and no API key is configured; "
-            "set SYNTHQ_API_KEYS, or make a key first with the API on 127.0.0.1"
-        )
+    check_address()
     app = create_app()
     config = uvicorn.Config(
         app,

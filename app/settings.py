@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.errors import BadFlag
 
 SOCKET_PATH_LIMIT = 100
 """A unix socket's path may hold 107 bytes on Linux, 103 on macOS."""
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
 
 class Settings(BaseSettings):
-    """One process's settings. Every field can be set as ``SYNTHQ_<NAME>``."""
+    """One process's settings. Every field can be set as ``SYNTHQ_<NAME>``; an empty variable is one that is not set."""
 
-    model_config = SettingsConfigDict(env_prefix="SYNTHQ_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SYNTHQ_", extra="ignore", env_ignore_empty=True)
 
     home: Path = Field(default_factory=lambda: Path.home() / ".synthq")
     """Where state lives: database, artifacts, broker data, logs."""
@@ -63,6 +70,29 @@ class Settings(BaseSettings):
     """A play step that has run this long hands the rest back to the queue."""
     log_level: str = "INFO"
 
+    @field_validator("database_url")
+    @classmethod
+    def _database_is_known(cls, url: str) -> str:
+        if url and not re.match(r"(sqlite|postgresql)(\+[a-z0-9]+)?://", url):
+            raise ValueError("is no database that synthq can use; it takes sqlite:///FILE or postgresql+psycopg://...")
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _broker_is_known(cls, url: str) -> str:
+        if url and not re.match(r"(rediss?|redis\+socket|unix)://", url):
+            raise ValueError(
+                "is no broker that synthq can use; it takes redis://HOST:PORT/0, rediss://... or redis+socket://PATH"
+            )
+        return url
+
+    @field_validator("log_level")
+    @classmethod
+    def _level_is_known(cls, level: str) -> str:
+        if level.upper() not in LOG_LEVELS:
+            raise ValueError(f"is no level; it takes one of {', '.join(LOG_LEVELS)}")
+        return level.upper()
+
     @property
     def database(self) -> str:
         """The SQLAlchemy URL in use."""
@@ -100,5 +130,27 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """The settings of this process, read once. Tests call ``get_settings.cache_clear()``."""
-    return Settings()
+    """The settings of this process, read once. Raises BadFlag. Tests call ``get_settings.cache_clear()``."""
+    return read(Settings)
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def read(kind: type[S]) -> S:
+    """Settings from the environment. Raises BadFlag with every variable that cannot be right."""
+    try:
+        return kind()
+    except ValidationError as error:
+        prefix = str(kind.model_config.get("env_prefix"))
+        raise BadFlag("; ".join(_fault(prefix, each) for each in error.errors())) from None
+
+
+def _fault(prefix: str, error: ErrorDetails) -> str:
+    """What is wrong with one variable. The value of one that may hold a password is not told."""
+    name = f"{prefix}{error['loc'][0]}".upper()
+    value = "" if name.endswith(("_URL", "_KEYS", "PASSWORD")) else f"={error['input']}"
+    if error["type"] == "value_error":
+        return f"{name}{value} {error['ctx']['error']}"
+    said = error["msg"].removeprefix("Input should be ").partition(", unable")[0]
+    return f"{name}{value} must be {said}"

@@ -13,7 +13,7 @@ from app.settings import Settings, get_settings
 from app.supervisor import detach
 from app.supervisor.plan import API, Options, Plan, choose_port, make, workers_flag
 from app.supervisor.report import Console
-from app.supervisor.state import lock
+from app.supervisor.state import lock, make_home
 
 INTERRUPTED = 130
 
@@ -61,7 +61,7 @@ def up(given: Options, *, quiet: bool) -> int:
     from app.supervisor.crew import Crew  # the database and all that belongs to it; down needs none of it
 
     settings, plan = settle(given)
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_home(settings)
     with lock(settings):
         if any(planned.role.name == API for planned in plan.processes):
             os.environ["SYNTHQ_API_PORT"] = str(choose_port(settings.api_host, settings.api_port))

@@ -18,6 +18,7 @@ from app.supervisor.plan import API, SCHEDULER, Plan
 from app.supervisor.state import SupervisorState, end_leftovers, identity, read_state, state_file
 
 LOOK_S = 0.2
+BROKER_TIMEOUT_S = 5.0
 BROKER = "broker"
 
 
@@ -65,9 +66,13 @@ class Crew:
 
     async def _start(self) -> None:
         """Broker, tables, then the Procfile's order."""
-        if not self.settings.redis_url:
+        if self.settings.redis_url:
+            await asyncio.to_thread(_ask_broker)
+        else:
             await self._start_broker()
         await asyncio.to_thread(migrate.upgrade)
+        if any(planned.role.name == API for planned in self.plan.processes):
+            await asyncio.to_thread(_check_address)
         for planned in self.plan.processes:
             if self._stop.is_set():
                 return
@@ -154,6 +159,20 @@ class Crew:
         if not await child.stop(grace_s):
             self._tell(f"{child.name} did not end within {grace_s:g} s and was killed")
             await self._ended(child)
+
+
+def _ask_broker() -> None:
+    """Raises BrokerUnavailable when the broker that was named does not answer."""
+    from app import broker  # loads Celery, which a run with the embedded broker does not need
+
+    broker.ping(BROKER_TIMEOUT_S)
+
+
+def _check_address() -> None:
+    """Raises BadFlag when the api is open to others without a key; told here, it is told once."""
+    from app import auth  # loads FastAPI, which nothing else here needs
+
+    auth.check_address()
 
 
 def release(worker_id: str, reason: str) -> int:

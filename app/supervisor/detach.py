@@ -18,6 +18,7 @@ from app.supervisor.state import (
     end_leftovers,
     identity,
     lock,
+    make_home,
     read_state,
     running,
     state_file,
@@ -35,9 +36,9 @@ INTERRUPTED = 130
 
 def up(settings: Settings, words: list[str]) -> int:
     """Start a supervisor in the background with these words; return when synthq is ready, or say what is not."""
+    make_home(settings)
     if running(settings) is not None:
         raise already_up(settings)
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.logs_dir.mkdir(exist_ok=True)
     log = settings.logs_dir / "supervisor.log"
     began = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app import db, embedded_broker
 from app.errors import BrokerUnavailable
 from app.flower_process import FlowerSettings, password_file
-from app.settings import Settings
+from app.settings import Settings, read
 from app.supervisor.plan import API, FLOWER, Plan
 
 
@@ -45,6 +45,6 @@ def _broker(settings: Settings) -> str:
 
 
 def _flower(settings: Settings) -> str:
-    flower = FlowerSettings()
+    flower = read(FlowerSettings)
     where = "SYNTHQ_FLOWER_PASSWORD" if flower.password else str(password_file(settings))
     return f"http://{flower.address}:{flower.port} (user {flower.user}, password in {where})"

@@ -12,7 +12,7 @@ from app import procfile
 from app.errors import BadFlag, Conflict, did_you_mean
 from app.flower_process import FlowerSettings
 from app.procfile import Role
-from app.settings import Settings
+from app.settings import Settings, read
 
 DEFAULT_WORKERS = {"rollout": 2}
 """Processes of a worker role when ``--workers`` does not say; others have one."""
@@ -91,7 +91,7 @@ def _why_not(role: Role, options: Options, settings: Settings) -> str | None:
         return f"not in this release yet ({module} is missing)"
     if role.name != FLOWER:
         return None
-    flower = FlowerSettings()
+    flower = read(FlowerSettings)
     if not options.flower or not flower.port:
         return "left out on request"
     if importlib.util.find_spec("flower") is None:
@@ -111,12 +111,25 @@ def _processes(role: Role, options: Options) -> list[Planned]:
 def choose_port(host: str, port: int) -> int:
     """The port that the api gets; 0 asks for any free one. Raises Conflict when it is taken."""
     if port == 0:
+        _check_host(host)
         with socket.socket() as probe:
             probe.bind((host, 0))
             return int(probe.getsockname()[1])
+    _check_host(host)
     if taken(host, port):
         raise Conflict(f"port {port} on {host} is taken by another program; set SYNTHQ_API_PORT or give --port (0: any free one)")
     return port
+
+
+def _check_host(host: str) -> None:
+    """Raises BadFlag for a host that this machine does not have."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        raise BadFlag(
+            f"SYNTHQ_API_HOST={host} is no address of this machine ({error.strerror or error}); 127.0.0.1 is this one alone"
+        ) from None
 
 
 def taken(host: str, port: int) -> bool:

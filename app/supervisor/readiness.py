@@ -16,7 +16,7 @@ from app.models import Worker
 from app.settings import Settings
 from app.supervisor.child import Child, describe
 from app.supervisor.facts import address
-from app.supervisor.plan import API
+from app.supervisor.plan import API, SCHEDULER
 
 ASK_TIMEOUT_S = 3.0
 SETTLED_S = 1.0
@@ -28,7 +28,7 @@ async def waiting_for(children: Mapping[str, Child], settings: Settings) -> list
     unsteady = [sentence for child in children.values() if (sentence := _unsteady(child))]
     if unsteady:
         return unsteady
-    found = [await _api(settings)] if API in children else []
+    found = [await _api(settings, alone=SCHEDULER not in children)] if API in children else []
     workers = {child.state.worker_id: child.name for child in children.values() if child.is_worker}
     if workers:
         found.append(await asyncio.to_thread(_workers, workers))
@@ -45,14 +45,22 @@ def _unsteady(child: Child) -> str | None:
     return f"{child.name} ended, {describe(state.last_exit)}, and is started again ({state.restarts + 1} times so far)"
 
 
-async def _api(settings: Settings) -> str | None:
+async def _api(settings: Settings, *, alone: bool) -> str | None:
+    """What the api lacks. ``alone``: no scheduler was asked for here, so its absence is not waited for."""
     url = f"{address(settings)}/readyz"
     try:
         async with httpx.AsyncClient(timeout=ASK_TIMEOUT_S, trust_env=False) as client:
             answer = await client.get(url)
     except httpx.HTTPError as error:
         return f"api does not answer at {url} ({type(error).__name__})"
-    return None if answer.status_code == 200 else f"api is not ready: {answer.status_code} {answer.text[:500]}"
+    try:
+        parts = answer.json()["parts"]
+        missing = [
+            f"{name}: {part['detail']}" for name, part in parts.items() if not part["ready"] and not (alone and name == SCHEDULER)
+        ]
+    except (ValueError, KeyError, TypeError):
+        return f"api is not ready: {answer.status_code} {answer.text[:500]}"
+    return f"api is not ready ({'; '.join(missing)})" if missing else None
 
 
 def _workers(names: Mapping[str | None, str]) -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from app.errors import Conflict
+from app.errors import BadFlag, Conflict
 from app.settings import Settings
 
 Phase = Literal["starting", "ready", "stopping"]
@@ -57,6 +57,14 @@ class SupervisorState:
         draft = path.with_suffix(".draft")
         draft.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
         draft.replace(path)
+
+
+def make_home(settings: Settings) -> None:
+    """Make the folder for state. Raises BadFlag where that cannot be."""
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise BadFlag(f"SYNTHQ_HOME={settings.home} cannot be made: {error.strerror}; it takes a folder of your own") from None
 
 
 def state_file(settings: Settings) -> Path:
