@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from app.errors import SpecProblems, SynthqError, did_you_mean
 from app.routes import known
-from app.schemas import Problem
+from app.schemas import IDEMPOTENCY_KEY, LABEL_KEY, NAME, PLAIN, Problem
 
 log = logging.getLogger("synthq.api")
 
@@ -31,6 +31,26 @@ MEANINGS: Final = {
     501: "this release does not do that",
     503: "the store or the broker does not answer",
 }
+PATTERNS: Final = {
+    NAME: "1 to 80 letters, digits, dots, dashes and underscores, the first a letter or a digit",
+    PLAIN: "text without control characters",
+    LABEL_KEY: "1 to 63 letters, digits, dots, dashes, underscores and slashes, the first a letter or a digit",
+    IDEMPOTENCY_KEY: "letters, digits and signs of ASCII without spaces",
+}
+"""What the patterns of requests say, in words."""
+PHRASES: Final = (
+    ("input should be a valid dictionary", "must be an object"),
+    ("input should be a valid string", "must be text"),
+    ("input should be a valid integer", "must be a whole number"),
+    ("input should be a valid boolean", "must be true or false"),
+    ("input should be a valid list", "must be a list"),
+    ("input should be greater than or equal to", "must be at least"),
+    ("input should be less than or equal to", "must be at most"),
+    ("input should", "must"),
+    ("string should", "must"),
+    ("should have", "must have"),
+)
+"""pydantic's words, and those that our sentences use."""
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -105,26 +125,49 @@ def _deliberate(request: Request, error: Exception) -> Response:
 
 def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    found = [(_key(item["loc"]), _sentence(request, item)) for item in error.errors()]
+    found = [("" if item["type"] == "json_invalid" else _key(item["loc"]), _sentence(request, item)) for item in error.errors()]
     detail = "; ".join(f"{key}: {message}" if key else message for key, message in found)
     return respond(request, status=422, code="invalid_request", detail=detail, errors=found)
 
 
 def _key(loc: Sequence[str | int]) -> str:
-    return ".".join(str(part) for part in loc[1:] or loc)
+    """Where it is wrong, for the parts that a client wrote; an empty text for the body as a whole."""
+    return ".".join(str(part)[:80] for part in loc[1:] if part != "[key]")
 
 
 def _sentence(request: Request, item: dict[str, Any]) -> str:
-    loc = item["loc"]
-    if item["type"] == "extra_forbidden":
+    loc, kind, context = item["loc"], item["type"], item.get("ctx", {})
+    if kind == "extra_forbidden":
         names = known.fields(request, loc[1:-1])
         return f"no field has this name{did_you_mean(str(loc[-1]), names)} (known: {', '.join(names)})"
-    if item["type"] == "missing":
+    if kind == "json_invalid":
+        return f"the body is no JSON: {_lower(context['error'])} at character {int(loc[-1]) + 1}"
+    if loc == ("body",):
+        return _no_object(request, item["input"])
+    if kind == "missing":
         return "is missing"
-    if item["type"] == "json_invalid":
-        return f"the body is no JSON: {item['ctx']['error']}"
-    message = item["msg"][:1].lower() + item["msg"][1:]
-    return f"{message}, not {_shown(item['input'])}" if loc[0] != "body" or len(loc) > 1 else f"the body: {message}"
+    if kind == "string_pattern_mismatch":
+        return f"must be {PATTERNS.get(context['pattern'], 'text of another form')}, not {_shown(item['input'])}"
+    message = _lower(item["msg"]).partition(", unable")[0].removesuffix(" or object to extract fields from")
+    for theirs, ours in PHRASES:
+        message = message.replace(theirs, ours)
+    return f"{message}, not {_shown(item['input'])}"
+
+
+def _no_object(request: Request, body: Any) -> str:
+    """Why the body as a whole is not what was wanted."""
+    said = request.headers.get("content-type", "")
+    if body is None and request.headers.get("content-length", "0") == "0":
+        return "the body is missing; it is to be a JSON object"
+    if isinstance(body, bytes | str) and "json" not in said:
+        return (
+            f"the body comes as {said[:80] or 'no content type'}; it is to be a JSON object with Content-Type: application/json"
+        )
+    return f"the body must be a JSON object, not {_shown(body)}"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _shown(value: Any) -> str:
@@ -142,8 +185,10 @@ def _http(request: Request, error: Exception) -> Response:
         methods = ", ".join(known.methods(request))
         detail = f"{path[:200]} does not take {request.method[:20]} (it takes {methods})"
         return respond(request, status=405, code="method_not_allowed", detail=detail, headers={"Allow": methods})
-    if error.status_code == 400:  # FastAPI's answer to bytes that no JSON text can have
-        return respond(request, status=422, code="invalid_request", detail="the body is no JSON in UTF-8")
+    if error.status_code == 400:  # FastAPI's answer to a body that is no JSON for another reason than its grammar
+        utf8 = isinstance(error.__cause__, UnicodeDecodeError)
+        detail = "the body is no JSON in UTF-8" if utf8 else "the body is nested too deep, or a number in it has too many digits"
+        return respond(request, status=422, code="invalid_request", detail=detail)
     return respond(
         request, status=error.status_code, code="http_error", detail=str(error.detail), headers=dict(error.headers or {})
     )

@@ -22,11 +22,14 @@ Time = Annotated[
     PlainSerializer(rfc3339, return_type=str),
     WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
 ]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 PLAIN = r"^[^\x00-\x1f\x7f]*$"
 """Text without control characters."""
 Plain = Annotated[str, StringConstraints(pattern=PLAIN)]
-LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+LABEL_KEY = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$"
+LabelKey = Annotated[str, StringConstraints(pattern=LABEL_KEY)]
+IDEMPOTENCY_KEY = r"^[!-~]+$"
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 

@@ -6,7 +6,8 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from errno import EISDIR
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,16 +19,33 @@ from cli.client import Client, Json
 @contextmanager
 def whole_file(target: Path) -> Iterator[BinaryIO]:
     """A file to write. It gets the name ``target`` when the block ends, and is gone when the block raises."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name[:80]}.{secrets.token_hex(6)}")
+    with _writing(target):
+        if target.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with draft.open("xb") as file:
+        with _writing(target):
+            file = draft.open("xb")
+        with file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
+            with _writing(target):
+                file.flush()
+                os.fsync(file.fileno())
+        with _writing(target):
+            draft.replace(target)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Raises SynthqError in place of OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise SynthqError(f"{target} cannot be written: {error.strerror or error}") from None
 
 
 def save(pieces: Iterable[bytes], target: Path, check: Callable[[str], None] = lambda sha256: None) -> int:
@@ -60,7 +78,7 @@ def has_bytes(target: Path, sha256: str) -> bool:
     try:
         with target.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    except (FileNotFoundError, IsADirectoryError):
+    except OSError:  # then writing it says what is wrong
         return False
 
 
@@ -84,7 +102,11 @@ def write_output(client: Client, job: Json, *, anywhere: bool) -> None:
     if has_bytes(target, str(artifact.get("sha256"))):
         show.say(f"{target} is there already, with these bytes")
         return
-    download(client, artifact, target)
+    try:
+        download(client, artifact, target)
+    except SynthqError:
+        show.say(f"the job has its data all the same: `synthq artifacts {job['id']} --download DIR`")
+        raise
     lines = (job.get("summary") or {}).get("lines")
     count = f"{lines} lines, " if isinstance(lines, int) else ""
     show.say(f"✓ wrote {target} ({count}{show.size(artifact.get('bytes'))})")

@@ -15,7 +15,7 @@ from app.errors import BadFlag, Conflict
 from app.idempotency import once
 from app.models import ENDED, Job
 from app.problems import problems
-from app.schemas import PLAIN, CheckedOut, JobIn, JobOut, JobPage, State, StepList, StepOut, SubmittedOut
+from app.schemas import IDEMPOTENCY_KEY, PLAIN, CheckedOut, JobIn, JobOut, JobPage, State, StepList, StepOut, SubmittedOut
 from app.store import events, jobs
 from app.store.paging import MOST_ROWS
 from app.store.waiting import waiting_reason, waiting_reasons
@@ -24,7 +24,7 @@ router = APIRouter(tags=["jobs"])
 
 KeyHeader = Annotated[
     str | None,
-    Header(alias="Idempotency-Key", min_length=1, max_length=200, pattern=r"^[!-~]+$", description="makes a repeat harmless"),
+    Header(alias="Idempotency-Key", min_length=1, max_length=200, pattern=IDEMPOTENCY_KEY, description="makes a repeat harmless"),
 ]
 
 
