@@ -283,8 +283,14 @@ class System:
         """Start a scheduler and workers, and wait until they are ready; gives the workers."""
         self.scheduler(**env)
         started = [self.worker(slots, **env) for _ in range(workers)]
-        until(lambda: len(live_workers()) == workers, 60, "the workers are ready\n" + self.said())
+        until(lambda: self.all_run() and len(live_workers()) == workers, 60, "the workers are ready")
         return started
+
+    def all_run(self) -> bool:
+        """True while every process runs; else fails the test with what they said."""
+        fallen = [f"{p.log.name} ended with {p.wait(1)}" for p in self.processes if not p.running]
+        assert not fallen, f"{fallen}\n{self.said()}"
+        return True
 
     def said(self) -> str:
         """What all of them wrote."""
