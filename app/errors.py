@@ -7,7 +7,7 @@
     │   └── BadFlag, BodyTooLarge, NotHere
     ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, ApiKeyNotFound, AmbiguousName
     ├── NotAllowed (401/403, exit 4)    LoopbackOnly
-    ├── TooManyStreams (429)
+    ├── TooManyStreams (429, exit 6)
     ├── Conflict (409, exit 5)          IllegalMove, AlreadyEnded, KeyReused
     ├── Unavailable (503, exit 6)       BrokerUnavailable, StoreUnavailable, ServerUnreachable
     ├── WaitTimeout (exit 7)
@@ -218,6 +218,7 @@ class TooManyStreams(SynthqError):
     """One caller holds as many event streams as it may."""
 
     status = 429
+    exit_code = 6
     retryable = True
 
     def __init__(self, limit: int) -> None:

@@ -180,7 +180,7 @@ def _http(request: Request, error: Exception) -> Response:
     path = request.url.path
     if error.status_code == 404:
         detail = f"no path {path[:200]!r}{did_you_mean(path, known.paths(request))}"
-        return respond(request, status=404, code="not_found", detail=detail)
+        return respond(request, status=404, code="no_such_path", detail=detail)
     if error.status_code == 405:
         methods = ", ".join(known.methods(request))
         detail = f"{path[:200]} does not take {request.method[:20]} (it takes {methods})"

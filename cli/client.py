@@ -224,7 +224,7 @@ class Client:
             problem = None
         if not isinstance(problem, dict) or not ("detail" in problem or "title" in problem):
             raise self._stranger(f"answered {response.status_code} with {_quoted(response)}")
-        if problem.get("code") == "not_found":  # the path itself, not what it names
+        if problem.get("code") == "no_such_path":
             raise self._stranger(f"has {problem.get('detail')}")
         raise _refusal(response, problem)
 
