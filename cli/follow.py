@@ -99,21 +99,24 @@ def detached(job_id: str, verb: str) -> int:
     return INTERRUPTED
 
 
-def watch_job(client: Client, job_id: str) -> Json:
-    """Show a job's progress on stderr until it ends; give the ended job."""
+def watch_job(client: Client, job_id: str, *, own: bool = False) -> Json:
+    """Show a job's progress on stderr until it ends; give the ended job. ``own``: submitted just now, here."""
     from cli.progress import meter
 
+    untold = {"job.failed", "job.cancelled"}  # the headline at the end says it
+    if own:
+        untold.add("spec.warning")  # said before it was submitted
     after, pause = 0, POLL_S[0]
     with meter(sys.stderr) as display:
         while True:
             fresh, _ = patient(new_events, client, job_id, after)
             job = patient(client.job, job_id)
             for event in fresh:
-                if event.get("level") != "info":
+                if event.get("level") != "info" and event.get("type") not in untold:
                     display.tell(_log_line(event))
-            display.update(job)
             if job["state"] in OUTCOME:
                 return job
+            display.update(job)
             changed, after = bool(fresh), after + len(fresh)
             pause = POLL_S[0] if changed else min(pause * 1.3, POLL_S[1])
             time.sleep(pause)

@@ -328,7 +328,7 @@ def _tell(client: Any, job: Json, common: Common) -> int:
     from cli.follow import detached, finish, watch_job
 
     try:
-        ended = watch_job(client, job_id)
+        ended = watch_job(client, job_id, own=True)
     except KeyboardInterrupt:
         return detached(job_id, "watch")
     return finish(client, ended, own=True, as_json=common.as_json, quiet=common.id_only)
