@@ -21,7 +21,7 @@ HERE: Final = {
         "A request's body or parameters cannot be right; `errors` names each of them.",
         "spec: is missing",
     ),
-    "not_found": (
+    "no_such_path": (
         404,
         6,
         "The API has no such path. The command line takes it as a sign of a wrong address.",

@@ -52,7 +52,7 @@ def test_a_trace_is_found_by_id_and_start_of_id(api: TestClient, played):
     for ref in (trace["id"], trace["id"][:-1]):
         assert api.get(f"/v1/traces/{ref}").json() == trace
     for ref in ("nobody", "%00", "a%25"):
-        assert api.get(f"/v1/traces/{ref}").json()["code"] in ("trace_not_found", "not_found")
+        assert api.get(f"/v1/traces/{ref}").json()["code"] in ("trace_not_found", "no_such_path")
         assert api.get(f"/v1/traces/{ref}/turns").status_code == 404
         assert api.get(f"/v1/traces/{ref}/replay").status_code == 404
 
