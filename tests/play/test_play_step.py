@@ -58,7 +58,12 @@ def whole(job_id: str) -> None:
     mine = played(job_id)
     assert mine == {(seed, 0): reference(seed) for seed, _ in mine}
     for row in episodes(job_id).values():
-        assert [turn.index for turn in turn_rows(row.id)] == list(range(row.turns))
+        turns = turn_rows(row.id)
+        assert [turn.index for turn in turns] == list(range(row.turns))
+        assert row.outcomes == Counter(turn.outcome for turn in turns)
+        assert row.length == sum(len(turn.actions) for turn in turns)
+        for name, total in row.returns.items():
+            assert total == pytest.approx(sum(turn.rewards[name] for turn in turns))
         assert (row.state, row.snapshot, row.error) == ("done", None, None)
 
 
@@ -164,6 +169,7 @@ def test_a_retry_plays_what_is_missing_and_nothing_else() -> None:
     assert (ended.state, ended.reason, ended.attempt) == ("succeeded", None, 2)
     after = {key: row.id for key, row in episodes(job_id).items()}
     assert {key: after[key] for key in before} == before
+    assert [step.payload["episodes"] for step in play_steps(job_id) if step.job_attempt == 2] == [[[0, 2, 0]]]
     assert asked()[seen:] == [(2, turn) for turn in range(LONG)]
     whole(job_id)
     assert ended.summary is not None
