@@ -138,7 +138,10 @@ def test_a_jobs_own_limit_is_never_passed(store: str) -> None:
             with lock:
                 running.append(claim.step_id)
                 most = max(most, len(running))
-            time.sleep(0.03)  # the work, long enough for others to claim beside it
+            deadline = time.monotonic() + 2
+            while most < 3 and time.monotonic() < deadline:  # hold the step until others have claimed beside it
+                time.sleep(0.002)
+            time.sleep(0.01)
             with lock:
                 running.remove(claim.step_id)
             finish(claim)

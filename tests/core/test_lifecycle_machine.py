@@ -462,13 +462,13 @@ def run_machine(examples: int, moves: int) -> None:
 
 
 def test_only_legal_moves_happen_and_every_job_ends(sqlite_store: str, own_home: Path) -> None:
-    run_machine(examples=25, moves=40)
+    run_machine(examples=15, moves=40)
 
 
 def test_the_same_on_postgres(postgres_store: str) -> None:
-    run_machine(examples=8, moves=30)
+    run_machine(examples=5, moves=30)
 
 
 @pytest.mark.slow
 def test_the_same_for_longer(store: str) -> None:
-    run_machine(examples=60, moves=60)
+    run_machine(examples=40, moves=50)
