@@ -183,12 +183,18 @@ def load(path: str) -> Callable[[StepContext], dict[str, Any]]:
     return function
 
 
+def leave_running() -> None:
+    """What a process does that is no pool process: it is not its own to end."""
+    log.error("a step neither goes on nor stops, and this process is not one that a pool would start again")
+
+
 def run_hint(
-    queue: Queue, steps: dict[str, str], *, hint: str | None, on_stuck: Callable[[], None] = kill_this_process
+    queue: Queue, steps: dict[str, str], *, hint: str | None, on_stuck: Callable[[], None] = leave_running
 ) -> str | None:
     """Claim the best step of ``queue`` and run it; give its id, or None when nothing waited.
 
-    ``steps`` maps a step's kind to its function as ``module:function``.
+    ``steps`` maps a step's kind to its function as ``module:function``. ``on_stuck`` is called from another thread when the step
+    neither goes on nor stops.
     """
     if drain_file().exists():
         return None
@@ -202,7 +208,7 @@ def run_hint(
     return claim.step_id
 
 
-def run_claim(claim: claims.Claim, steps: dict[str, str], *, on_stuck: Callable[[], None] = kill_this_process) -> None:
+def run_claim(claim: claims.Claim, steps: dict[str, str], *, on_stuck: Callable[[], None] = leave_running) -> None:
     """Run a claimed step to its end, whatever that is."""
     context = StepContext(claim)
     try:

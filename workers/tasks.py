@@ -6,7 +6,7 @@ from typing import Any
 
 from app.broker import celery, task_name
 from app.models import Queue
-from workers.runner import run_hint
+from workers.runner import kill_this_process, run_hint
 
 STEPS = {
     "play": "workers.rollout.play_step:run",
@@ -20,10 +20,10 @@ STEPS = {
 @celery.task(bind=True, name=task_name(Queue.ROLLOUT))
 def run_rollout(self: Any, step_id: str) -> None:
     """Run the best step that waits in the rollout queue."""
-    run_hint(Queue.ROLLOUT, STEPS, hint=self.request.id)
+    run_hint(Queue.ROLLOUT, STEPS, hint=self.request.id, on_stuck=kill_this_process)
 
 
 @celery.task(bind=True, name=task_name(Queue.DATA))
 def run_data(self: Any, step_id: str) -> None:
     """Run the best step that waits in the data queue."""
-    run_hint(Queue.DATA, STEPS, hint=self.request.id)
+    run_hint(Queue.DATA, STEPS, hint=self.request.id, on_stuck=kill_this_process)
