@@ -28,8 +28,8 @@ dev: $(DEV)  ## Make .venv with what it takes to work on synthq
 demo: $(DEMO)  ## Play 10 seeds with two policies and show the scores (KEEP=1 leaves synthq running)
 	@$(RUN) -m cli.main demo $(if $(filter-out 0,$(KEEP)),--keep) $(DEMO_ARGS)
 
-test: $(DEV)  ## Pass the tests (ARGS="-k name" passes words to pytest)
-	@$(RUN) -m pytest $(ARGS)
+test: $(DEV)  ## Pass the tests on every core, four at the most (ARGS="-k name" passes words to pytest)
+	@$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 check: $(DEV)  ## Read the code: ruff, mypy, import-linter, and the constraints file
 	$(RUN) -m ruff check

@@ -116,7 +116,10 @@ def test_a_write_under_an_old_fence_is_undone(quick: None) -> None:
 
 @contextmanager
 def process_that_hangs(home: Path, **env: str) -> Iterator[Process]:
-    code = "from workers import runner; runner.run_hint('data', {'noop': 'core.steps:hang'}, hint='h', on_stuck=runner.kill_this_process)"
+    code = (
+        "from workers import runner; "
+        "runner.run_hint('data', {'noop': 'core.steps:hang'}, hint='h', on_stuck=runner.kill_this_process)"
+    )
     process = kit.python("-c", code, log=home / "hangs.log", **env)
     try:
         kit.until(begun, 20, "the step has begun")
