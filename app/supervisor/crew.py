@@ -18,7 +18,6 @@ from app.supervisor.plan import API, SCHEDULER, Plan
 from app.supervisor.state import SupervisorState, end_leftovers, identity, read_state, state_file
 
 LOOK_S = 0.2
-BROKER_TIMEOUT_S = 5.0
 BROKER = "broker"
 
 
@@ -66,9 +65,7 @@ class Crew:
 
     async def _start(self) -> None:
         """Broker, tables, then the Procfile's order."""
-        if self.settings.redis_url:
-            await asyncio.to_thread(_ask_broker)
-        else:
+        if not self.settings.redis_url:
             await self._start_broker()
         await asyncio.to_thread(migrate.upgrade)
         if any(planned.role.name == API for planned in self.plan.processes):
@@ -159,13 +156,6 @@ class Crew:
         if not await child.stop(grace_s):
             self._tell(f"{child.name} did not end within {grace_s:g} s and was killed")
             await self._ended(child)
-
-
-def _ask_broker() -> None:
-    """Raises BrokerUnavailable when the broker that was named does not answer."""
-    from app import broker  # loads Celery, which a run with the embedded broker does not need
-
-    broker.ping(BROKER_TIMEOUT_S)
 
 
 def _check_address() -> None:

@@ -53,6 +53,8 @@ async def _api(settings: Settings, *, alone: bool) -> str | None:
             answer = await client.get(url)
     except httpx.HTTPError as error:
         return f"api does not answer at {url} ({type(error).__name__})"
+    if answer.status_code == 200:
+        return None
     try:
         parts = answer.json()["parts"]
         missing = [
