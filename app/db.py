@@ -127,21 +127,77 @@ def dispose() -> None:
         _engines.pop(key).dispose()
 
 
+class _ForkGate:
+    """Keeps a fork and SQLite's connections apart.
+
+    SQLite notes the locks of all connections of a process in that process's memory. A child that was forked while one of them was
+    open inherits the notes without the locks: it waits for ever for a lock whose holder it does not have, and other processes do
+    not see the locks that it believes to share. So a fork waits for open transactions, and closes idle connections first.
+    """
+
+    PATIENCE_S = 5.0
+    """Longest wait of a fork for a transaction of another thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._open = 0
+        self._forking = False
+        self._mine = threading.local()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A transaction of this thread; the outermost one waits while another thread forks."""
+        depth = getattr(self._mine, "depth", 0)
+        with self._changed:
+            while self._forking and not depth:
+                self._changed.wait()
+            self._open += 1
+        self._mine.depth = depth + 1
+        try:
+            yield
+        finally:
+            self._mine.depth = depth
+            with self._changed:
+                self._open -= 1
+                self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        """Let the other threads finish their transactions, and close what is idle."""
+        mine = getattr(self._mine, "depth", 0)
+        with self._changed:
+            self._forking = True
+            self._changed.wait_for(lambda: self._open == mine, timeout=self.PATIENCE_S)
+        for key, found in list(_engines.items()):
+            if key[0] == os.getpid() and found.dialect.name == "sqlite":
+                found.dispose()
+
+    def after_fork(self) -> None:
+        """Let transactions begin again, in the parent."""
+        with self._changed:
+            self._forking = False
+            self._changed.notify_all()
+
+
+_gate = _ForkGate()
+
+
 def forget_inherited() -> None:
     """After a fork: drop the parent's engines without touching their sockets."""
-    global _lock
-    _lock = threading.Lock()
+    global _lock, _gate
+    _lock, _gate = threading.Lock(), _ForkGate()
     for key in [key for key in _engines if key[0] != os.getpid()]:
         _engines.pop(key).dispose(close=False)
 
 
-os.register_at_fork(after_in_child=forget_inherited)
+os.register_at_fork(
+    before=lambda: _gate.before_fork(), after_in_parent=lambda: _gate.after_fork(), after_in_child=forget_inherited
+)
 
 
 @contextmanager
 def reading() -> Iterator[Session]:
     """A session that only reads."""
-    with Session(engine()) as session:
+    with _gate.transaction(), Session(engine()) as session:
         yield session
 
 
@@ -149,6 +205,7 @@ def reading() -> Iterator[Session]:
 def writing() -> Iterator[Session]:
     """One write transaction: committed when the block ends, rolled back when it raises."""
     with (
+        _gate.transaction(),
         engine().connect().execution_options(synthq_write=True) as connection,
         connection.begin(),
         Session(connection, expire_on_commit=False) as session,
