@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 import warnings
 from dataclasses import dataclass
@@ -158,7 +159,8 @@ def main() -> None:
         set_up_logging()
         migrate.upgrade()
     except SynthqError as error:
-        raise SystemExit(f"Error: {error}") from None
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(error.exit_code) from None
     os.environ.setdefault("SYNTHQ_WORKER_ID", f"{given.role}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
     connect(given.role, role, slots)
     # The warning is about pickled messages read as root; these are JSON and hold ids only.

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
 from sqlmodel import Session
 
-from app import artifacts, broker, db, lifecycle, specs
+from app import artifacts, broker, db, lifecycle, registered, specs
 from app.auth import LOCAL, Caller
 from app.errors import BadFlag, Conflict
 from app.idempotency import once
@@ -55,6 +55,7 @@ def submit_job(
 ) -> Any:
     """Accept a job. It is stored with its first steps, whole or not at all, before the answer goes out."""
     spec = specs.parse(body.kind, body.spec)
+    registered.check(spec)
     draft = _Draft(body, spec, caller)
     if dry_run:
         with db.reading() as session:

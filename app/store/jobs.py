@@ -103,6 +103,8 @@ def progress_of(session: Session, jobs: Sequence[Job]) -> dict[str, Progress]:
         else:
             done, failed, total = sums.get((job.id, job.attempt), (0, 0, 0))
         unit: Literal["episodes", "steps"] = "episodes" if job.kind in ("eval", "filter") else "steps"
+        if job.kind == "filter":
+            failed = 0  # its step failed, not one of the episodes that it reads
         found[job.id] = Progress(done=done, failed=failed, total=total, unit=unit)
     return found
 
