@@ -16,11 +16,12 @@ import uuid
 from sqlalchemy.exc import OperationalError
 
 from app import broker, db, migrate
+from app.claims import release_expired
 from app.errors import BrokerUnavailable
 from app.heartbeat import lead, resign
 from app.logs import set_up_logging
 from app.outbox import dispatch
-from app.reconciler import sweep
+from app.reconciler import start_waiting, sweep
 from app.settings import get_settings
 
 log = logging.getLogger("synthq.scheduler")
@@ -40,6 +41,7 @@ class Scheduler:
         self.publisher = broker.HintPublisher()
         self._stop = threading.Event()
         self._swept_at = float("-inf")
+        self._looked_at = float("-inf")
         self._led_at = float("-inf")
         self._broker_down = False
 
@@ -72,9 +74,7 @@ class Scheduler:
 
     def _round(self) -> bool:
         """One round; False when the broker is out of reach, and then only the database's part was done."""
-        if time.monotonic() - self._swept_at >= get_settings().reconcile_s:
-            sweep()
-            self._swept_at = time.monotonic()
+        self._look_after()
         try:
             dispatch(self.publisher)
         except BrokerUnavailable as error:
@@ -86,6 +86,17 @@ class Scheduler:
             log.info("the broker answers again")
         self._broker_down = False
         return True
+
+    def _look_after(self) -> None:
+        """What is cheap and somebody waits for, every second or so; everything else that may be due, less often."""
+        settings, at = get_settings(), time.monotonic()
+        if at - self._swept_at >= settings.reconcile_s:
+            sweep()
+            self._swept_at = self._looked_at = time.monotonic()
+        elif at - self._looked_at >= min(settings.poll_s, settings.reconcile_s):
+            release_expired()
+            start_waiting()
+            self._looked_at = time.monotonic()
 
     def _sleep(self) -> None:
         try:

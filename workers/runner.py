@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import update
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlmodel import Session, col
 
 from app import broker, claims, db, lifecycle, specs
@@ -257,7 +257,7 @@ def failure(work: Callable[[], Any]) -> str | None:
     """
     try:
         work()
-    except (StepCancelled, LostStep, Drain, OperationalError):
+    except (StepCancelled, LostStep, Drain, DBAPIError):
         raise
     except Exception as error:  # one bad seed must not end the others
         if not isinstance(error, SynthqError):
