@@ -29,6 +29,8 @@ from app.settings import get_settings
 
 BUSY_TIMEOUT_S = 30.0
 """How long a SQLite writer waits for its turn."""
+CHECKPOINT_PAGES = 8192
+"""Pages (4 KiB) of SQLite's log before they are moved to the database: pictures fill the usual 1,000 several times a second."""
 LOCK_PAUSE_S = (0.0005, 0.004)
 """Range of the sleeps between two tries for SQLite's write lock."""
 
@@ -77,6 +79,7 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
     cursor.close()
 

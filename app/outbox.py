@@ -7,8 +7,10 @@ never holds thousands of messages of one job.
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlmodel import Session, col
 
 from app import broker, db
@@ -23,26 +25,38 @@ KEEP_SENT_S = 3600.0
 """How long a sent row stays, for people who look."""
 
 
-def waiting(session: Session, queue: Queue | str) -> int:
-    """Steps of a queue that could be claimed now, each job counted up to its own limit."""
-    query = (
+@lru_cache(maxsize=1)  # building these statements costs more than running them, and every round runs them
+def _queues_with_work() -> Select[str]:
+    return select(col(Step.queue)).where(col(Step.state) == StepState.QUEUED, col(Step.available_at) <= db.now()).distinct()
+
+
+@lru_cache(maxsize=16)
+def _waiting(queue: Queue | str) -> Select[Any]:
+    return (
         select(func.count(), col(Job.max_parallel), running_count())
         .select_from(Step)
         .join(Job, col(Job.id) == Step.job_id)
         .where(claimable(queue), col(Job.state).in_([JobState.QUEUED, JobState.RUNNING]))
         .group_by(col(Job.id), col(Job.max_parallel))
     )
-    rows = session.connection().execute(query).all()
+
+
+def waiting(session: Session, queue: Queue | str) -> int:
+    """Steps of a queue that could be claimed now, each job counted up to its own limit."""
+    rows = session.connection().execute(_waiting(queue)).all()
     return sum(count if limit is None else max(0, min(count, limit - busy)) for count, limit, busy in rows)
+
+
+@lru_cache(maxsize=16)
+def _running(queue: Queue | str) -> Select[int]:
+    held = (col(Step.queue) == queue, col(Step.state) == StepState.RUNNING, col(Step.lease_until) > db.now())
+    return select(func.count()).where(*held)
 
 
 def free_slots(session: Session, queue: Queue | str, workers: list[Worker]) -> int:
     """Slots of live workers that serve a queue and run nothing from it."""
     slots = sum(worker.slots for worker in workers if str(queue) in worker.queues)
-    query = select(func.count()).where(
-        col(Step.queue) == queue, col(Step.state) == StepState.RUNNING, col(Step.lease_until) > db.now()
-    )
-    return max(0, slots - session.connection().execute(query).scalar_one())
+    return max(0, slots - session.connection().execute(_running(queue)).scalar_one())
 
 
 def next_ids(session: Session, queue: Queue | str, count: int) -> list[str]:
@@ -54,7 +68,9 @@ def next_ids(session: Session, queue: Queue | str, count: int) -> list[str]:
 def dispatch(publisher: broker.HintPublisher) -> int:
     """Bring every queue to the number of hints that it should hold; give how many were sent. Raises BrokerUnavailable."""
     sent = 0
-    for queue in Queue:
+    with db.reading() as session:
+        queues = session.connection().execute(_queues_with_work()).scalars().all()
+    for queue in queues:
         with db.reading() as session:
             wanted = waiting(session, queue)
             if not wanted:

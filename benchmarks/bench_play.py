@@ -73,7 +73,7 @@ def queue_round(name: str, seeds: int) -> tuple[float, int, dict[str, float]]:
         with db.reading() as session:
             return session.exec(select(func.count()).where(col(Episode.job_id) == job_id, col(Episode.state) == "done")).one()
 
-    until(lambda: stored() == seeds, "every episode is stored", 900, every_s=0.02)
+    until(lambda: stored() == seeds, "every episode is stored", 900, every_s=0.1)
     seconds = time.perf_counter() - began
     wait_for(job_id)
     with db.reading() as session:
