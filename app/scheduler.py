@@ -42,6 +42,7 @@ class Scheduler:
         self._stop = threading.Event()
         self._swept_at = float("-inf")
         self._looked_at = float("-inf")
+        self._rounded_at = float("-inf")
         self._led_at = float("-inf")
         self._broker_down = False
 
@@ -74,6 +75,7 @@ class Scheduler:
 
     def _round(self) -> bool:
         """One round; False when the broker is out of reach, and then only the database's part was done."""
+        self._rounded_at = time.monotonic()
         self._look_after()
         try:
             dispatch(self.publisher)
@@ -101,7 +103,7 @@ class Scheduler:
     def _sleep(self) -> None:
         try:
             if broker.wait_for_nudge(get_settings().poll_s):
-                self._stop.wait(SHORTEST_ROUND_S)
+                self._stop.wait(max(0.0, self._rounded_at + SHORTEST_ROUND_S - time.monotonic()))
         except BrokerUnavailable:
             self._stop.wait(get_settings().poll_s)
 
