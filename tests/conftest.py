@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +24,10 @@ from app import db, migrate
 from app.settings import get_settings
 
 POSTGRES_URL = "SYNTHQ_TEST_POSTGRES_URL"
+
+# A shell ignores SIGINT for what it starts in the background, and what is ignored stays so in every process below. Tests that
+# press Ctrl-C would then wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
