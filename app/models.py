@@ -213,14 +213,19 @@ class Episode(SQLModel, table=True):
     """Which of the episodes of this seed: policies x repeats in an eval, the group's members in rl."""
     env: str
     env_version: str
+    split: str = Field(default="train", sa_column=Column(String, nullable=False, server_default="train"))
+    """The split that its seed belongs to, as its job says."""
+    task_id: str | None = None
+    """Which task it is an episode of, as its job says; None where nobody gave it a name."""
     policy: str
+    """As its job names it: a policy, or ``policy:variant``."""
     policy_version: str = ""
     model: str | None = None
     state: str
     """``running`` (a snapshot waits to go on), ``done`` or ``failed``."""
     error: str | None = Field(default=None, sa_column=Column(Text))
     ended: str | None = None
-    """How the world ended it: ``died``, ``length``, or ``turns`` when the spec's limit of turns did."""
+    """How it ended: ``died``, ``length``, or ``turns`` and ``time`` when a limit of the spec ended it."""
     turns: int = 0
     length: int = 0
     """Game steps."""
@@ -232,6 +237,8 @@ class Episode(SQLModel, table=True):
     """How many achievements."""
     outcomes: dict[str, int] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
     """Turns by outcome."""
+    scores: dict[str, float] | None = Field(default=None, sa_column=Column(Json))
+    """What judges gave it afterwards, by the name of the judge; None where none has. No part of its identity."""
     terminated: bool = False
     truncated: bool = False
     last_frame: str | None = None
@@ -357,6 +364,42 @@ class Idempotency(SQLModel, table=True):
     request_sha256: str
     job_id: str
     created_at: float = Field(sa_column=Column(Float, nullable=False, index=True))
+
+
+class Spend(SQLModel, table=True):
+    """What a job's policies have asked of paid endpoints, and what is set aside for requests that are under way."""
+
+    __tablename__ = "spend"
+
+    job_id: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True))
+    requests: int = 0
+    """Answered requests."""
+    input_tokens: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
+    output_tokens: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
+    usd: float = 0.0
+    """Cost of the answered requests, at the spec's prices."""
+    held_tokens: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
+    """Most that the requests under way can take. A worker that dies leaves its part here: the cap holds even so."""
+    held_usd: float = 0.0
+
+
+class Imported(SQLModel, table=True):
+    """Another store whose traces were brought into this one."""
+
+    __tablename__ = "imported"
+
+    id: str = Field(primary_key=True)
+    name: str = Field(index=True)
+    """File name of it, or its address without the password."""
+    form: str
+    """``synthq`` or ``tracing_v3``."""
+    sha256: str | None = None
+    """Of the file; None for a database server."""
+    jobs: list[str] = Field(sa_column=Column(Json, nullable=False))
+    """Jobs that came with it, or were made for it."""
+    counts: dict[str, int] = Field(sa_column=Column(Json, nullable=False))
+    """Rows by table: those that were new."""
+    at: float
 
 
 class ApiKey(SQLModel, table=True):
