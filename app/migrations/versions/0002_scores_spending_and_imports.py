@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Added in place, with a default that the database knows: SQLite would make the table anew for anything else, and drop its turns.
+    # Added in place, with a default that the database knows: for anything else SQLite makes the table anew and drops its turns.
     op.add_column("episode", sa.Column("split", sa.String(), nullable=False, server_default="train"))
     op.add_column("episode", sa.Column("task_id", sa.String(), nullable=True))
     op.add_column("episode", sa.Column("scores", sa.JSON(none_as_null=True), nullable=True))
