@@ -19,8 +19,6 @@ CLOSE, WIDE = 20, 60
 """Steps: as far as a second table is not worth its wood, and as far as anything is looked for."""
 PLAN_LOOKS = 8
 """A plan older than this is made anew, for better things may have come into sight."""
-NAP_LIGHT = 0.9
-"""Daylight above which zombies on grass go away by themselves."""
 
 TIRED_AND_HURT = {False: (2, 3), True: (8, 5)}
 """Energy and health at or below which the player takes cover, by day and in the dark."""
@@ -66,6 +64,8 @@ class Goals:
 
 class _Turn(Hands):
     """One decision: what is seen now, beside what is kept between decisions."""
+
+    sight: Sight
 
     def __init__(self, goals: Goals, sight: Sight, memory: Memory) -> None:
         super().__init__(sight, memory)
@@ -130,7 +130,7 @@ class _Turn(Hands):
         sight = self.sight
         if not shelter.sealed(self.memory):
             return None
-        if sight.energy < 9 and (self.dark or sight.energy <= 6 or "wake_up" not in sight.unlocked or sight.health < 6):
+        if sight.energy < 9 and (sight.dark or sight.energy <= 6 or "wake_up" not in sight.unlocked or sight.health < 6):
             return "sleep", "sleep in the shelter"
         if sight.health <= 5 and min(sight.food, sight.drink) > 1:
             return "noop", "rest in the shelter"
@@ -139,7 +139,7 @@ class _Turn(Hands):
     def nap(self) -> Decision | None:
         """Sleep once in bright daylight with nobody in sight, only to wake up."""
         sight = self.sight
-        if "wake_up" in sight.unlocked or not 7 <= sight.energy <= 8 or sight.daylight < NAP_LIGHT or sight.health < 8:
+        if "wake_up" in sight.unlocked or not 7 <= sight.energy <= 8 or not sight.bright or sight.health < 8:
             return None
         return None if self.watched() else ("sleep", "take a nap")
 
@@ -165,7 +165,7 @@ class _Turn(Hands):
     def take_cover(self) -> Decision | None:
         """Begin a shelter when tired in the dark, worn out or badly hurt."""
         sight = self.sight
-        energy, health = TIRED_AND_HURT[self.dark]
+        energy, health = TIRED_AND_HURT[sight.dark]
         if sight.energy > energy and sight.health > health:
             return None
         if self.have("wood_pickaxe"):
@@ -193,7 +193,7 @@ class _Turn(Hands):
         if not wants:
             return None
         found = self.nearest(wants, WIDE) or (self.last_cow() if "cow" in wants else None)
-        return found or (None if self.dark else self.explore())
+        return found or (None if self.sight.dark else self.explore())
 
     def last_cow(self) -> Decision | None:
         """Go where a cow was last seen."""

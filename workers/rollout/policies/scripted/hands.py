@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from workers.rollout.policies.scripted import kinds, needs
+from workers.rollout.policies.scripted import kinds
 from workers.rollout.policies.scripted.memory import MOVES, WIDTH, Memory
 from workers.rollout.policies.scripted.paths import AROUND, NEAR_3X3, Kind, entry_costs
-from workers.rollout.policies.scripted.sight import Sight
+from workers.rollout.policies.scripted.sight import Glance
 
 Decision = tuple[str, str]
 """An action, and the goal that it serves, in words."""
@@ -20,13 +20,12 @@ DANGERS = (*FOES, "arrow")
 class Hands:
     """The player at one look, with what its hands can reach."""
 
-    def __init__(self, sight: Sight, memory: Memory) -> None:
+    def __init__(self, sight: Glance, memory: Memory) -> None:
         self.sight, self.memory = sight, memory
         self.have = sight.items.get
         dx, dy = sight.facing
         self.faced = memory.at + dy * WIDTH + dx
-        self.dark = sight.daylight < needs.DARK
-        self.costs = entry_costs(sight.items, dark=self.dark)
+        self.costs = entry_costs(sight.items, dark=sight.dark)
 
     def kind(self, cell: int) -> Kind:
         """What is on a cell: a creature's name, else the kind of ground."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workers.rollout.policies.scripted import kinds
-from workers.rollout.policies.scripted.sight import Sight
+from workers.rollout.policies.scripted.sight import Glance
 
 WIDTH = 128
 START = 64 * WIDTH + 64
@@ -40,7 +40,7 @@ class Memory:
         """Cells where cows were last seen, and at which look."""
         self._expected: int | None = None
 
-    def expect(self, action: str, sight: Sight) -> None:
+    def expect(self, action: str, sight: Glance) -> None:
         """Work out where this action will put the player. The player moves before all others, so it is certain."""
         self._expected = self.at
         asleep = sight.sleeping and sight.energy < 9
@@ -50,7 +50,7 @@ class Memory:
             if self.map[ahead] in kinds.FREE and ahead not in self.creatures:
                 self._expected = ahead
 
-    def look(self, sight: Sight) -> None:
+    def look(self, sight: Glance) -> None:
         """Take in what is seen. Where the player is follows from the action, or else from what fits the map."""
         names = [name for row in sight.view for name in row]
         offsets = _offsets(len(sight.view), len(sight.view[0]))
@@ -85,7 +85,7 @@ class Memory:
             if name == "cow":
                 self.cows[cell] = self.looks
 
-    def _place(self, names: list[str], offsets: tuple[int, ...], sight: Sight) -> int:
+    def _place(self, names: list[str], offsets: tuple[int, ...], sight: Glance) -> int:
         """The cell that the player stands on now."""
         if self.looks == 0:
             return self.at

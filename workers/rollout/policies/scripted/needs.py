@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from workers.rollout.policies.scripted import kinds
 from workers.rollout.policies.scripted.paths import Kind
-from workers.rollout.policies.scripted.sight import Sight
+from workers.rollout.policies.scripted.sight import Glance, Sight
 
-DARK = 0.45
-"""Daylight below which grass is dangerous."""
 THIRSTY = HUNGRY = 3
 """At or below this, drinking or eating goes before all work."""
 
@@ -37,12 +35,12 @@ GOALS: dict[Kind, str] = {
 """A kind that is walked to, and what for."""
 
 
-def missing(sight: Sight, tools: tuple[str, ...]) -> int:
+def missing(sight: Glance, tools: tuple[str, ...]) -> int:
     """How many of these tools the player does not have."""
     return sum(not sight.items.get(tool) for tool in tools)
 
 
-def affordable(sight: Sight, tool: str) -> bool:
+def affordable(sight: Glance, tool: str) -> bool:
     """True when the player lacks the tool and has what it costs."""
     have = sight.items.get
     return not have(tool) and all(have(item, 0) >= count for item, count in COST[tool].items())

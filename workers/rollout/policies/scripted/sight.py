@@ -1,4 +1,4 @@
-"""What the player is allowed to look at, as one small record. The only place that reads the environment's status."""
+"""What the player is allowed to look at, as small records. The only place that reads the environment: one function a view."""
 
 from __future__ import annotations
 
@@ -8,38 +8,63 @@ from typing import Any
 
 from workers.rollout.envs.base import Environment
 
+DARK, BRIGHT = 0.45, 0.9
+"""Daylight below which the picture is plainly dark (grass at 105 of 255 and noise along the rim), and from which on it is
+plainly bright (at 144; a game begins at 136). In between it is neither."""
+UNSEEN = (0, 0)
+"""Where a sleeper faces: its picture does not tell."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
-    """One look at the world: the nearby tiles by name, and how the player fares."""
+class Glance:
+    """What a single frame shows to a good eye, and nothing that it does not."""
 
     view: Sequence[Sequence[str]]
-    """Rows of names, top row first; the player is in the middle."""
+    """7 rows of 9 names, top row first; the player is in the middle. A name is that of the thing on the tile (``cow``,
+    ``zombie``, ``skeleton``, ``arrow``, ``plant``, ``plant-ripe``, ``player``), or else of the ground."""
     facing: tuple[int, int]
-    """(dx, dy) to the faced tile; y grows downwards."""
+    """(dx, dy) to the faced tile; y grows downwards. ``UNSEEN`` of a sleeper."""
     health: int
     food: int
     drink: int
     energy: int
     sleeping: bool
-    daylight: float
-    """0 dark to 1 bright."""
+    dark: bool
+    bright: bool
     items: Mapping[str, int]
+    """Amounts of what the player has, by name: only what is there, without the four above."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight(Glance):
+    """What ``status`` tells: a glance, where a sleeper faces too, and what was unlocked before."""
+
     unlocked: frozenset[str]
 
 
+def glance(env: Environment) -> Glance:
+    """The reactive player's look: the frame alone. No achievements, no step count, no more of the daylight than it shows."""
+    status = env.status()
+    shown = _shown(status)
+    return Glance(**(shown | {"facing": UNSEEN} if status["sleeping"] else shown))
+
+
 def look(env: Environment) -> Sight:
-    """What the picture shows, no more: the view, the inventory and the achievements so far."""
-    status: dict[str, Any] = env.status()
-    return Sight(
-        view=status["view"],
-        facing=tuple(status["facing"]),
-        health=status["health"],
-        food=status["food"],
-        drink=status["drink"],
-        energy=status["energy"],
-        sleeping=status["sleeping"],
-        daylight=status["daylight"],
-        items=status["inventory"],
-        unlocked=frozenset(status["achievements"]),
-    )
+    """The visible player's look: the view, the inventory and the achievements so far."""
+    status = env.status()
+    return Sight(**_shown(status), unlocked=frozenset(status["achievements"]))
+
+
+def _shown(status: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "view": status["view"],
+        "facing": tuple(status["facing"]),
+        "health": status["health"],
+        "food": status["food"],
+        "drink": status["drink"],
+        "energy": status["energy"],
+        "sleeping": status["sleeping"],
+        "dark": status["daylight"] < DARK,
+        "bright": status["daylight"] >= BRIGHT,
+        "items": status["inventory"],
+    }
