@@ -10,7 +10,8 @@ from importlib.metadata import entry_points
 
 from app.errors import Problem, SpecProblems, did_you_mean
 from app.specs import AnySpec, crafter
-from app.specs.eval import POLICIES, EvalSpec
+from app.specs.eval import EvalSpec
+from app.specs.policies import POLICIES, policy_name
 
 ENVIRONMENTS = "synthq.environments"
 POLICY_PLUGINS = "synthq.policies"
@@ -35,7 +36,7 @@ def check(spec: AnySpec) -> None:
         _unknown(key, what, name, known)
         for key, what, name, known in [
             ("eval.env", "environment", spec.eval.env, environments()),
-            *(("eval.policies", "policy", policy, policies()) for policy in spec.eval.policies),
+            *(("eval.policies", "policy", policy_name(label)[0], policies()) for label in spec.eval.policies),
         ]
         if name not in known
     ]

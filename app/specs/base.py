@@ -37,7 +37,13 @@ def _listed(value: Any) -> Any:
 
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
-PATTERNS = {NAME: "1 to 80 letters, digits, dots, dashes and underscores, the first a letter or a digit"}
+HTTP_URL = r"^https?://[^\s/?#@]+([/?#]\S*)?$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+PATTERNS = {
+    NAME: "1 to 80 letters, digits, dots, dashes and underscores, the first a letter or a digit",
+    HTTP_URL: "an address that begins with http:// or https:// and holds no user and no password",
+    VARIABLE: "the name of an environment variable",
+}
 """What a pattern says, in words."""
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]

@@ -5,18 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic import (
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from app.errors import did_you_mean
 from app.specs import crafter
-from app.specs.base import Clash, Compat, Spec, Table, Text, Word, Words
+from app.specs.base import HTTP_URL, NAME, VARIABLE, Clash, Compat, Spec, Table, Word, Words
 from app.specs.draft import shown
+from app.specs.policies import OPENAI, POLICIES, VIEWS, PolicyOptions, policy_name
 from app.specs.seeds import Seeds
+from app.specs.vision import disagreement
 
-POLICIES = ("random", "scripted")
-"""Policies that need no model."""
 SEED_POLICY = "crafter-react"
 """The name that files of the followed project give to a policy that asks a model."""
+PROVIDERS = {
+    "openai": "https://api.openai.com/v1",
+    "groq": "https://api.groq.com/openai/v1",
+    "openrouter": "https://openrouter.ai/api/v1",
+}
+"""Endpoints that are known by name; any other is told by its address."""
+
+REQUEST_KEYS = (
+    "top_p",
+    "max_tokens",
+    "tool_choice",
+    "deadline_s",
+    "detail",
+    "reasoning_effort",
+    "thinking_mode",
+    "thinking_budget",
+)
+"""Keys of `policy_config` that say how a model is asked."""
+MODEL_KEYS = (*REQUEST_KEYS, "provider", "inference_url", "api_key_env")
+"""Keys of `policy_config` that only a policy with a model reads."""
 
 Turns = Annotated[int, Field(ge=1, le=100_000)]
 
@@ -42,10 +69,27 @@ class PolicyConfig(Table):
     """Must agree with `eval.reply_format`: true goes with `tool_call`, false with `text`."""
     tool_choice: Literal["auto", "required"] = "auto"
     """Whether a model must call the tool."""
-    provider: Word | None = None
-    """Who serves a model."""
-    inference_url: Text | None = None
-    """Where a model is served."""
+    provider: Literal["openai", "groq", "openrouter"] | None = None
+    """Who serves a model: its address, and the variable with the key (`OPENAI_API_KEY` and so on)."""
+    inference_url: Annotated[str, StringConstraints(pattern=HTTP_URL, max_length=1000)] | None = None
+    """Where a model is served, by the OpenAI-compatible base address `http://HOST:PORT/v1`; in place of `provider`."""
+    api_key_env: Annotated[str, StringConstraints(pattern=VARIABLE, max_length=200)] | None = None
+    """Name of the variable that holds the endpoint's key where the workers run; no value: the provider's, or no key at all for
+    an `inference_url`. The key itself is never stored."""
+    deadline_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """Seconds for one reply in all: every attempt, every wait between them."""
+    detail: Literal["auto", "low", "high"] = "auto"
+    """How closely an endpoint should look at the picture."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    """How much a reasoning model should think; sent only when given."""
+    thinking_mode: Literal["think", "no_think"] | None = None
+    """Switches the thinking of a Qwen-like model on or off in its chat template; sent only when given."""
+    thinking_budget: Annotated[int, Field(ge=0, le=131_072)] | None = None
+    """Most tokens of thinking, for servers that know it; sent only when given."""
+    supports_vision: bool | None = None
+    """What is said of the model; must agree with `use_vision`."""
+    max_images_per_message: Annotated[int, Field(ge=0, le=16)] | None = None
+    """Most pictures in one message of the prompt, which has one with `use_vision` and none without."""
 
     @model_validator(mode="before")
     @classmethod
@@ -55,10 +99,43 @@ class PolicyConfig(Table):
         return value
 
     def checks(self) -> Iterator[Clash]:
+        pictures = {"use_vision": self.use_vision, "supports_vision": self.supports_vision}
+        yield from disagreement({**pictures, "max_images_per_message": self.max_images_per_message})
         if self.image_only_mode and not self.use_vision:
             yield Clash("image_only_mode", "true needs use_vision = true: without the picture nothing is left to show")
         if self.image_only_mode and self.history > 0:
             yield Clash("history", f"{self.history} turns of text cannot be told in image_only_mode; write history = 0")
+        if self.provider is not None and self.inference_url is not None:
+            yield Clash("inference_url", f'provider = "{self.provider}" has an address of its own; keep one of the two')
+
+    @property
+    def endpoint(self) -> str | None:
+        """The base address where a model is asked; None when neither key says it."""
+        return self.inference_url or (PROVIDERS[self.provider] if self.provider else None)
+
+    @property
+    def key_variable(self) -> str | None:
+        """Name of the variable with the endpoint's key; None when it takes none."""
+        return self.api_key_env or (f"{self.provider.upper()}_API_KEY" if self.provider else None)
+
+
+class Budget(Table):
+    """What a job may ask of paid endpoints. Nothing is sent that could go beyond it."""
+
+    max_usd: Annotated[float, Field(gt=0)] | None = None
+    """Most that the job may cost; needs the two prices."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens of prompts and replies together."""
+    input_usd_per_million: Annotated[float, Field(ge=0)] | None = None
+    """Price of a million tokens of prompt."""
+    output_usd_per_million: Annotated[float, Field(ge=0)] | None = None
+    """Price of a million tokens of reply."""
+
+    def checks(self) -> Iterator[Clash]:
+        prices = {"input_usd_per_million": self.input_usd_per_million, "output_usd_per_million": self.output_usd_per_million}
+        lacking = [key for key, price in prices.items() if price is None]
+        if self.max_usd is not None and lacking:
+            yield Clash("max_usd", f"{self.max_usd:g} can be held only with prices; give {' and '.join(lacking)}")
 
 
 class EvalTable(Table):
@@ -71,19 +148,30 @@ class EvalTable(Table):
     episodes_per_seed: Annotated[int, Field(ge=1, le=1000)] = 1
     """Episodes of each seed by each policy."""
     policies: Annotated[Words, Field(min_length=1, max_length=16)] = ("scripted",)
-    """Who plays, by registered name: `random`, `scripted`, or both. All play the same seeds."""
+    """Who plays the seeds, each by name or `name:variant`: `random`; `scripted`, or `scripted:omniscient`, `scripted:visible`
+    and `scripted:reactive` by what it may know; `openai:MODEL`, a model at `policy_config.provider` or `inference_url`."""
+    policy_options: PolicyOptions = PolicyOptions()
+    """Options of a policy, in a table under its name: `[eval.policy_options.scripted]`."""
     model: Word | None = None
-    """A model that plays."""
+    """The model that `openai` (or `crafter-react`) asks, when its own name says none."""
+    budget: Budget = Budget()
+    """What the job may ask of paid endpoints."""
     max_turns: Turns = 10_000
     """Turns after which play stops, whatever the environment's own length."""
+    max_time_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    """Seconds after which an episode stops, between two turns; it makes play depend on the speed of the machine."""
     max_llm_calls: Turns | None = None
     """Most calls of a model in an episode; a model is called once a turn, so the smaller of this and `max_turns` ends it."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Most steps of this job that run at once; no value: no limit of its own."""
     episodes_per_step: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Episodes that one step plays; no value: chosen by the size of the job."""
-    split: Literal["train"] = "train"
-    """The split that the seeds belong to; there is one."""
+    split: Annotated[str, StringConstraints(pattern=NAME)] = "train"
+    """The split that the seeds belong to, for `filter.splits`; the worlds do not depend on it."""
+    task_id: Annotated[str, StringConstraints(pattern=NAME)] | None = None
+    """A name for the task, for `filter.task_ids`."""
+    task_app_url: Annotated[str, StringConstraints(pattern=HTTP_URL, max_length=1000)] | None = None
+    """A task app that plays in place of synthq's own workers, which then ask it for every episode (`POST /rollout`)."""
     sampling_seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Keys the random draws of the policies; the worlds depend on `seeds` alone."""
     temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
@@ -102,6 +190,22 @@ class EvalTable(Table):
     """What a policy is shown and how it may answer."""
     env_config: Annotated[crafter.CrafterConfig | dict[str, Any], Field(default_factory=dict, validate_default=True)]
     """Settings of the environment: these keys for `crafter`; another package's environment checks its own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_model_completes_its_policy(cls, value: Any) -> Any:
+        """`crafter-react` is `openai`, and an `openai` without a model asks `model`; a model alone plays alone."""
+        if not isinstance(value, dict):
+            return value
+        model, given = value.get("model"), value.get("policies")
+        labels = [given] if isinstance(given, str) else given
+        if labels is None and isinstance(model, str):
+            labels = [OPENAI]
+        if not isinstance(labels, list | tuple):
+            return value
+        named = [OPENAI if label == SEED_POLICY else label for label in labels]
+        asked = f"{OPENAI}:{model}" if isinstance(model, str) else OPENAI
+        return {**value, "policies": [asked if label == OPENAI else label for label in named]}
 
     @model_validator(mode="before")
     @classmethod
@@ -135,13 +239,45 @@ class EvalTable(Table):
             yield Clash("policies", f"{shown(self.policies)} names a policy twice")
 
     def _model_policies(self) -> Iterator[Clash]:
-        """The whole of what keeps models out of this release: take it away with the first engine."""
-        sentence = "model policies are not in this release; use policies scripted or random"
-        if self.model is not None:
-            yield Clash("model", f"{sentence}, not {shown(self.model)}")
-        for i, policy in enumerate(self.policies):
-            if policy == SEED_POLICY or "/" in policy:
-                yield Clash(f"policies.{i}", f"{sentence}, not {shown(policy)}")
+        """The whole of what is asked of policies that ask a model."""
+        for i, label in enumerate(self.policies):
+            name, variant = policy_name(label)
+            if "/" in name or name == SEED_POLICY:
+                yield Clash(f"policies.{i}", f"{shown(label)} is no policy; a model plays as openai:MODEL")
+            elif name == OPENAI and not variant:
+                yield Clash(f"policies.{i}", "openai needs a model: write openai:MODEL, or set eval.model")
+            elif name == OPENAI and self.policy_config.endpoint is None and self.task_app_url is None:
+                known = ", ".join(PROVIDERS)
+                yield Clash(
+                    f"policies.{i}", f"{shown(label)} needs policy_config.provider ({known}) or policy_config.inference_url"
+                )
+            elif name == "scripted" and variant is not None and variant not in VIEWS:
+                yield Clash(
+                    f"policies.{i}", f"scripted has no view {variant!r}{did_you_mean(variant, VIEWS)} (it has {', '.join(VIEWS)})"
+                )
+            elif name == "random" and variant is not None:
+                yield Clash(f"policies.{i}", f"random has no variants, so not {shown(label)}")
+        if self.model is not None and not any(label == f"{OPENAI}:{self.model}" for label in self.policies):
+            yield Clash("model", f"{shown(self.model)} is asked by none of the policies; add {shown(f'{OPENAI}:{self.model}')}")
+        names = {policy_name(label)[0] for label in self.policies}
+        for name in self.policy_options.names():
+            if name not in names:
+                yield Clash(f"policy_options.{name}", f"{name!r} does not play here{did_you_mean(name, names)}")
+
+    def options_of(self, label: str) -> dict[str, Any]:
+        """What the policy with a label is built with, by keyword."""
+        name, _ = policy_name(label)
+        if name != OPENAI:
+            return self.policy_options.of(name)
+        return {
+            **{key: getattr(self.policy_config, key) for key in REQUEST_KEYS},
+            "endpoint": self.policy_config.endpoint,
+            "api_key_env": self.policy_config.key_variable,
+            "temperature": self.temperature,
+            "upscale_to": self.env_config.upscale_to if isinstance(self.env_config, crafter.CrafterConfig) else None,
+            "input_usd_per_million": self.budget.input_usd_per_million,
+            "output_usd_per_million": self.budget.output_usd_per_million,
+        }
 
     def env_settings(self) -> dict[str, Any]:
         """What the environment is built with, by keyword."""
@@ -172,9 +308,9 @@ SEED_KEYS = Compat(
         "eval.max_tokens": "eval.policy_config.max_tokens",
         "eval.tool_choice": "eval.policy_config.tool_choice",
         "eval.inference_url": "eval.policy_config.inference_url",
+        "eval.reasoning_effort": "eval.policy_config.reasoning_effort",
     },
     refused={
-        "eval.task_app_url": "eval plays in synthq's own workers and calls no task app; remove the key",
         "eval.judge": "eval scores by achievements and runs no judges; remove the key",
         "eval.judges": "eval scores by achievements and runs no judges; remove the key",
         "judge": "eval scores by achievements and runs no judges; remove the table",
@@ -184,11 +320,7 @@ SEED_KEYS = Compat(
         "eval.env_file": "a spec reads no env files; set the variables in the shell, and ${VAR} in the spec finds them",
         "eval.system_hint": "the prompt's rules are chosen by eval.policy_config.rules; remove the key",
         "eval.policy_config.system_hint": "the prompt's rules are chosen by eval.policy_config.rules; remove the key",
-        "eval.reasoning_effort": "no policy of this release reasons; remove the key",
-        "eval.policy_config.reasoning_effort": "no policy of this release reasons; remove the key",
-        "eval.policy_config.thinking_mode": "no policy of this release thinks aloud; remove the key",
-        "eval.policy_config.thinking_budget": "no policy of this release thinks aloud; remove the key",
-        "eval.policy_config.api_key": "a spec is stored with its job, so it holds no secrets; remove the key",
+        "eval.policy_config.api_key": "a spec is stored with its job, so it holds no secrets; name the variable in api_key_env",
     },
     settled={
         "eval.ops": ((["agent", "env"],), 'the policy and the environment take turns; remove the key or write ["agent", "env"]'),
@@ -258,15 +390,11 @@ class EvalSpec(Spec):
         if table.env != crafter.NAMES[0]:
             near = did_you_mean(table.env, crafter.NAMES[:1])
             yield f"eval.env: {table.env!r} is not built in, so its env_config is checked only where it is installed{near}"
-        for name in table.policies:
-            if name not in POLICIES:
-                near = did_you_mean(name, POLICIES)
-                yield f"eval.policies: {name!r} is not built in (built in: {', '.join(POLICIES)}){near}"
-        for key in ("top_p", "max_tokens", "tool_choice", "provider", "inference_url"):
-            if getattr(policy, key) != PolicyConfig.model_fields[key].default:
-                yield f"eval.policy_config.{key}: only models read it, not {' or '.join(table.policies)}"
-        if table.temperature != 1.0:
-            yield f"eval.temperature: only models read it, not {' or '.join(table.policies)}"
+        names = {policy_name(label)[0] for label in table.policies}
+        for name in sorted(names - set(POLICIES)):
+            near = did_you_mean(name, POLICIES)
+            yield f"eval.policies: {name!r} is not built in (built in: {', '.join(POLICIES)}){near}"
+        yield from self._for_models_only(names)
         if table.max_llm_calls is not None and table.max_llm_calls < table.max_turns:
             yield (
                 f"eval.max_llm_calls: {table.max_llm_calls} ends a model's episode before max_turns = {table.max_turns}; "
@@ -277,6 +405,19 @@ class EvalSpec(Spec):
         if isinstance(table.env_config, crafter.CrafterConfig):
             yield from _picture_cautions(table.env_config, policy)
             yield from _reward_cautions(table.env_config.step_rewards, table.reward)
+
+    def _for_models_only(self, names: set[str]) -> Iterator[str]:
+        """Keys that nobody who plays here reads."""
+        if OPENAI in names or names - set(POLICIES):
+            return
+        who = " or ".join(self.eval.policies)
+        for key in MODEL_KEYS:
+            if getattr(self.eval.policy_config, key) != PolicyConfig.model_fields[key].default:
+                yield f"eval.policy_config.{key}: only models read it, not {who}"
+        if self.eval.temperature != 1.0:
+            yield f"eval.temperature: only models read it, not {who}"
+        if self.eval.budget != Budget():
+            yield f"eval.budget: only models spend, not {who}"
 
 
 def _picture_cautions(config: crafter.CrafterConfig, policy: PolicyConfig) -> Iterator[str]:

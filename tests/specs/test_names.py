@@ -11,7 +11,7 @@ import pytest
 
 from app.specs import EvalTable, PolicyConfig
 from app.specs.crafter import ACHIEVEMENTS, CrafterConfig
-from app.specs.eval import POLICIES
+from app.specs.policies import POLICIES
 
 
 def choices(table: Any, field: str) -> set[str]:

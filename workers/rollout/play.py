@@ -26,8 +26,8 @@ from workers.rollout.envs.pixels import encode_png
 from workers.rollout.policies.base import Policy, Request
 
 SNAPSHOT_VERSION = 1
-TURN_LIMIT = "turns"
-"""How an episode ended that used up the spec's turns."""
+TURN_LIMIT, TIME_LIMIT = "turns", "time"
+"""How an episode ended that used up the spec's turns, or its time."""
 NOOP = "noop"
 
 
@@ -41,6 +41,10 @@ class PlayOptions:
     reward: str = "unlocked"
     rewards: rewards.RewardOptions = field(default_factory=rewards.RewardOptions)
     max_turns: int = 10_000
+    max_llm_calls: int | None = None
+    """Turns of a policy that asks a model, which is once a turn; None for no limit of its own."""
+    max_time_s: float | None = None
+    """Seconds of play, counted over every turn wherever it was played; None for no limit."""
     invalid_reply: str = NOOP
     """``noop`` or ``skip``: what a reply that cannot be read does to the world."""
     invalid_penalty: float = 0.0
@@ -74,6 +78,8 @@ class PlayOptions:
             if step
             else rewards.RewardOptions(),
             max_turns=table.max_turns,
+            max_llm_calls=table.max_llm_calls,
+            max_time_s=table.max_time_s,
             invalid_reply=table.invalid_reply,
             invalid_penalty=-table.invalid_penalty,
             keep_frames=table.save_frames == "all",
@@ -113,6 +119,9 @@ class Game:
         options.rewards.check(env.achievements)
         self.options, self.policy, self.key, self.env = options, policy, key, env
         self.totals = Totals()
+        self._most_turns = options.max_turns
+        if policy.model is not None and options.max_llm_calls is not None:
+            self._most_turns = min(options.max_turns, options.max_llm_calls)
         self._rows: list[turn_rows.Row] = []
         self._history: deque[Turn] = deque(maxlen=options.prompt.history or 1)
         level = options.prompt.rules
@@ -129,7 +138,12 @@ class Game:
     @property
     def ended(self) -> str | None:
         """None while the episode runs; else how it ended."""
-        return self.env.ended or (TURN_LIMIT if self.totals.turns >= self.options.max_turns else None)
+        if self.env.ended:
+            return self.env.ended
+        if self.totals.turns >= self._most_turns:
+            return TURN_LIMIT
+        limit = self.options.max_time_s
+        return TIME_LIMIT if limit is not None and sum(self.totals.timings.values()) >= limit * 1e3 else None
 
     def frame(self) -> Frame | None:
         """The present picture as it is stored; None when neither the prompt nor the spec wants one."""

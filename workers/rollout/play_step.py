@@ -37,7 +37,7 @@ def run(context: StepContext) -> dict[str, Any]:
             if sat_down and time.monotonic() - context.started > get_settings().step_budget_s:
                 raise Drain("its time is used up")
             sat_down += 1
-            failed += _one(table, key, policy_of(context.claim.spec, key.member), present)
+            failed += _one(table, Seat(key, policy_of(context.claim.spec, key.member)), present)
     return {"played": len(wanted) - failed, "failed": failed}
 
 
@@ -49,6 +49,15 @@ def _present(context: StepContext, key: EpisodeKey) -> Episode | None:
 def _over(present: Episode, context: StepContext) -> bool:
     """Done, or failed in this very step before it was handed back; what failed elsewhere has another try here."""
     return present.state == "done" or (present.state == "failed" and present.step_id == context.step_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Which episode, and who plays it."""
+
+    key: EpisodeKey
+    label: str
+    """As the spec names the policy."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,39 +83,41 @@ class Table:
             self.texts.add(text)
 
 
-def _one(table: Table, key: EpisodeKey, policy_name: str, present: Episode | None) -> bool:
+def _one(table: Table, seat: Seat, present: Episode | None) -> bool:
     """Play one episode; True when it failed, which is a row with its error and no reason to stop the others."""
-    error = failure(lambda: asyncio.run(_Sitting(table, key, policy_name, present).play()))
+    error = failure(lambda: asyncio.run(_Sitting(table, seat, present).play()))
     if error is None:
         return False
-    names = _names(table, key, policy_name)
+    names = _names(table, seat)
     table.env = None  # whatever broke may have left the world half way
     with table.context.write() as session:
         episodes.save_segment(session, {**names, "state": "failed", "error": error, "snapshot": None}, [])
-        message = f"seed {key.seed} ({policy_name}) failed: {error}"
+        message = f"seed {seat.key.seed} ({seat.label}) failed: {error}"
         events.append(session, table.context.job_id, "episode.failed", message, level="error", step_id=table.context.step_id)
     return True
 
 
-def _names(table: Table, key: EpisodeKey, policy_name: str) -> dict[str, Any]:
-    world = table.env
+def _names(table: Table, seat: Seat) -> dict[str, Any]:
+    world, spec = table.env, table.context.spec.eval
     return {
         "job_id": table.context.job_id,
         "step_id": table.context.step_id,
-        "iteration": key.iteration,
-        "seed": key.seed,
-        "member": key.member,
+        "iteration": seat.key.iteration,
+        "seed": seat.key.seed,
+        "member": seat.key.member,
         "env": table.options.env,
         "env_version": world.version if world else "",
-        "policy": policy_name,
+        "split": spec.split,
+        "task_id": spec.task_id,
+        "policy": seat.label,
     }
 
 
 class _Sitting:
     """One policy playing one episode, with what is not stored yet."""
 
-    def __init__(self, table: Table, key: EpisodeKey, policy_name: str, present: Episode | None) -> None:
-        self._table, self._key, self._policy_name = table, key, policy_name
+    def __init__(self, table: Table, seat: Seat, present: Episode | None) -> None:
+        self._table, self._seat = table, seat
         self._resumed = present if present is not None and present.state == "running" else None
         self._frames: list[Frame] = []
         self._saved_at = time.monotonic()
@@ -114,13 +125,18 @@ class _Sitting:
     def _game(self, policy: Policy) -> Game:
         options, world = self._table.options, self._table.world()
         if self._resumed is not None and self._resumed.snapshot is not None:
-            return Game.resume(options, policy, self._key, self._resumed.snapshot, world)
-        return Game.begin(options, policy, self._key, world)
+            return Game.resume(options, policy, self._seat.key, self._resumed.snapshot, world)
+        return Game.begin(options, policy, self._seat.key, world)
 
     async def play(self) -> None:
         """Play to the end, storing a segment whenever one is full. On a drain, store what there is and pass it on."""
-        policy = policies.make(self._policy_name)
-        game = self._game(policy)
+        policy = policies.make(self._seat.label, self._table.context.spec.eval.options_of(self._seat.label))
+        try:
+            await self._turns(self._game(policy))
+        finally:
+            await policy.close()
+
+    async def _turns(self, game: Game) -> None:
         while not game.ended:
             try:
                 self._table.context.check()
@@ -139,7 +155,7 @@ class _Sitting:
         last = game.frame() if state == "done" and self._table.options.keep_frames else None
         episodes.save_frames([*self._frames, *([last] if last else [])])
         values = {
-            **_names(self._table, self._key, self._policy_name),
+            **_names(self._table, self._seat),
             **_figures(game),
             "state": state,
             "error": None,
@@ -156,6 +172,7 @@ def _figures(game: Game) -> dict[str, Any]:
     achievements = env.unlocked()
     return {
         "policy_version": game.policy.version,
+        "model": game.policy.model,
         "ended": game.ended,
         "turns": totals.turns,
         "length": env.length,

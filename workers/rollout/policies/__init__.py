@@ -1,7 +1,8 @@
 """The policies there are, found by name: those of this package and those that other packages register.
 
-Another package adds one with an entry point in the group ``synthq.policies`` whose value is a class (or a function)
-that takes the keys of ``policy_config`` as keyword arguments and gives a ``Policy``.
+A policy is asked for by label: ``name``, or ``name:variant``, such as ``scripted:reactive`` or ``openai:gpt-4o``. Another package
+adds one with an entry point in the group ``synthq.policies`` whose value is a class (or a function) that takes the keys of
+``eval.policy_options.NAME`` as keyword arguments, and ``variant`` if it has variants, and gives a ``Policy``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from app.errors import UnknownName, UnknownPolicy
+from app.errors import InvalidInput, UnknownName, UnknownPolicy
+from app.specs.policies import policy_name
 from workers.rollout.policies.base import Policy, Request
 
 __all__ = ["GROUP", "POLICIES", "Policy", "Request", "known", "make"]
@@ -36,19 +38,24 @@ def known() -> tuple[str, ...]:
     return tuple(sorted({*POLICIES, *_registered()}))
 
 
-def make(name: str, config: Mapping[str, Any] | None = None) -> Policy:
+def make(label: str, options: Mapping[str, Any] | None = None) -> Policy:
     """A new policy, for one episode at a time.
 
-    Raises UnknownPolicy, UnknownName for a key of ``config`` that the policy does not take, and what the policy itself
-    raises for a value that cannot be right.
+    Raises UnknownPolicy; UnknownName for a key of ``options`` that the policy does not take; InvalidInput for a variant of a
+    policy that has none, and what the policy itself raises for a value that cannot be right.
     """
+    name, variant = policy_name(label)
     build = _builder(name)
-    given = dict(config or {})
+    given = dict(options or {})
     taken = inspect.signature(build).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
-        for key in given:
-            if key not in taken:
-                raise UnknownName(f"key of the policy {name!r}", key, taken)
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    if variant is not None:
+        if "variant" not in taken and not anything:
+            raise InvalidInput(f"the policy {name!r} has no variants, so not {label!r}; write {name!r}")
+        given["variant"] = variant
+    for key in given:
+        if key not in taken and not anything:
+            raise UnknownName(f"option of the policy {name!r}", key, set(taken) - {"variant"})
     return build(**given)
 
 

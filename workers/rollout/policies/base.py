@@ -36,6 +36,8 @@ class Policy(Protocol):
     name: str
     version: str
     """Counts up whenever the same episode could be played in another way. Goes into ``Reply.policy_version``."""
+    model: str | None
+    """The model that answers; None for rules."""
     needs_messages: bool
     """False when play may leave out the prompt, and the frame with it."""
 
@@ -54,3 +56,6 @@ class Policy(Protocol):
 
     def restore(self, snapshot: bytes) -> None:
         """Go on from a snapshot, in place of ``begin``. Raises BadSnapshot."""
+
+    async def close(self) -> None:
+        """Let go of what this policy holds, such as connections. It plays no more."""

@@ -24,6 +24,7 @@ class Random:
 
     name = "random"
     version = "random-1"
+    model = None
     needs_messages = False
 
     def __init__(self, *, actions_per_turn: int = 1) -> None:
@@ -72,3 +73,6 @@ class Random:
         if version != self.version or (numbers is not None and len(numbers) != 4):
             raise BadSnapshot(f"this is a snapshot of {version!r}; {self.version!r} cannot go on from it")
         self._key = numbers
+
+    async def close(self) -> None:
+        """Nothing is held."""
