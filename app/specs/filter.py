@@ -8,101 +8,230 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from app.errors import did_you_mean
-from app.specs.base import Clash, Compat, Spec, Table, Words
+from app.specs.base import NAME, Clash, Compat, Spec, Table, Word, Words
 from app.specs.crafter import ACHIEVEMENTS
 from app.specs.draft import shown
+from app.specs.moments import Moment
+from app.specs.policies import VIEWS
 from app.specs.seeds import Seeds
 
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+FileName = Annotated[str, StringConstraints(pattern=NAME)]
+OUTPUTS = (".jsonl", ".json")
+"""Endings of a file of lines: one line each, or one JSON list of them all."""
+
+
+class TurnsTable(Table):
+    """Which turns of a kept episode become lines."""
+
+    drop_noops: bool = False
+    """Leave out turns that did nothing but `noop`."""
+    drop_empty: bool = False
+    """Leave out turns whose reply holds nothing at all; matters with `outcomes_ok_only = false`."""
+    before_unlock: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Keep a turn that unlocks an achievement and as many turns before it as make this number; no value: keep every turn."""
+    top_share: Share | None = None
+    """Of the turns that are left in all episodes, keep the best share by what they led to: the discounted sum of the episode's
+    rewards from the turn on."""
+    discount: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """By how much a reward counts less for each turn that it lies ahead, for `top_share` and for sampling by reward."""
+
+
+class SampleTable(Table):
+    """Lines are drawn, with replacement, in place of each being written once."""
+
+    by: Literal["none", "reward", "achievement"] = "none"
+    """`none`: every line once. `reward`: a line's chance grows with what its turn led to. `achievement`: every achievement that
+    was unlocked is equally likely, and then every turn that led to it."""
+    lines: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """How many lines are drawn; no value: as many as there are."""
+    seed: Seed = 0
+    """Keys the draws."""
+
+
+class SplitTable(Table):
+    """A part of the episodes is kept apart, for validation. All episodes of a seed fall on the same side."""
+
+    enabled: bool = False
+    """Write two files in place of one."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the seeds whose lines go to the validation file."""
+    seed: Seed = 42
+    """Keys the choice."""
+    stratify_by: Literal["achievements", "policy", "none"] = "achievements"
+    """What both sides should have alike: the number of achievements, or who played."""
+    train_file: FileName = "train.jsonl"
+    """Name of the file to train on."""
+    val_file: FileName = "val.jsonl"
+    """Name of the file for validation."""
+
+    def checks(self) -> Iterator[Clash]:
+        if self.train_file == self.val_file:
+            yield Clash("val_file", f"{shown(self.val_file)} is train_file as well; two files need two names")
+        for key in ("train_file", "val_file"):
+            if not getattr(self, key).endswith(".jsonl"):
+                yield Clash(key, f"must be a name that ends in .jsonl, not {shown(getattr(self, key))}")
 
 
 class FilterTable(Table):
     """Which episodes are kept, and how they are written. An episode must pass every condition that is given."""
 
     jobs: Words = ()
-    """Eval jobs whose episodes are read, by id, prefix of an id, or name; none: every finished episode in the store."""
-    db: Literal["store"] = "store"
-    """Where episodes are read from: synthq's own store."""
+    """Jobs whose episodes are read, by id, prefix of an id, or name; none: every finished episode."""
+    db: Word = "store"
+    """Where episodes are read from: `store`, synthq's own, or the name of a file that `synthq traces import` brought in."""
     policies: Words = ()
-    """Keep episodes of these policies; none: of any."""
+    """Keep episodes of these policies, as their jobs name them; `scripted` stands for each of its views. None: of any."""
+    models: Words = ()
+    """Keep episodes of these models; none: of any, and of policies without one."""
+    splits: Words = ()
+    """Keep episodes of these splits; none: of any."""
+    task_ids: Words = ()
+    """Keep episodes with these task ids; none: with any, or without one."""
     seeds: Annotated[Seeds | None, Field(examples=["0-9"])] = None
     """Keep episodes of these seeds, written as in an eval spec; no value: of any."""
+    min_created_at: Moment | None = None
+    """Keep episodes that began at this time or later: `"2026-01-31"`, `"2026-01-31T12:00:00Z"`, or seconds since 1970."""
+    max_created_at: Moment | None = None
+    """Keep episodes that began at this time or earlier."""
     min_official_score: Annotated[float, Field(ge=0)] | None = None
     """Least score of an episode: how many different achievements it unlocked. 0.5 keeps those with at least one."""
     max_official_score: Annotated[float, Field(ge=0)] | None = None
     """Greatest score of an episode."""
+    min_judge_scores: dict[str, float] = Field(default_factory=dict)
+    """Least score by each judge that is named; an episode that a judge has not scored does not pass."""
+    max_judge_scores: dict[str, float] = Field(default_factory=dict)
+    """Greatest score by each judge that is named."""
     min_return: float | None = None
     """Least sum of an episode's rewards, under the reward that its job named."""
     max_return: float | None = None
     """Greatest sum of an episode's rewards."""
+    min_steps: Count | None = None
+    """Fewest turns."""
+    max_steps: Count | None = None
+    """Most turns."""
     min_achievements: Count | None = None
     """Fewest different achievements; the score, as a whole number."""
     max_achievements: Count | None = None
     """Most different achievements."""
     achievements: Words = ()
     """Keep episodes that unlocked all of these."""
-    top_share: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Of what is left, keep the best share: by achievements, then by return."""
-    limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Most lines to write."""
+    filter_errors: bool = True
+    """Leave out episodes that failed, or in which an engine gave no usable reply; false reads what there is of them."""
+    filter_timeouts: bool = False
+    """Leave out episodes that a limit of time cut short (not those that ended by their limit of turns)."""
+    detect_loops: bool = False
+    """Leave out episodes in which the same 2 to 8 turns (picture and actions) came three times in a row."""
+    max_repeated_actions: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Leave out episodes with a longer run of turns that took the same actions at the same picture."""
+    min_unique_states: Count | None = None
+    """Fewest different pictures that were shown in an episode."""
+    top_share: Share | None = None
+    """Of the episodes that are left, keep the best share: by achievements, then by return."""
     outcomes_ok_only: bool = True
     """Leave out turns whose reply could not be read."""
+    turns: TurnsTable = TurnsTable()
+    """Which turns of a kept episode become lines."""
+    relabel: Literal["none", "scripted", "scripted:omniscient", "scripted:visible", "scripted:reactive"] = "none"
+    """Who says what should have been done: `none` keeps the replies that were given; the expert looks at every state that was
+    reached and its action becomes the reply (DAgger)."""
+    rationales: bool = False
+    """Put the expert's goal, in words, before its tool call."""
+    max_sequence_length: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Leave out lines that are longer, in tokens by an estimate from above that docs/traces.md tells; nothing is cut."""
+    deduplicate: bool = False
+    """Of lines with the same prompt and the same reply keep the first."""
+    conflicts: Literal["keep", "best"] = "keep"
+    """Lines with the same prompt and other replies: keep all, or the one whose turn led to most."""
+    sample: SampleTable = SampleTable()
+    """Lines are drawn, with replacement, in place of each being written once."""
+    shuffle: bool = False
+    """Put the lines into a random order; without it they go by seed, member, age and turn."""
+    shuffle_seed: Seed | None = None
+    """Keys that order; no value: 0."""
+    offset: Count = 0
+    """Skip this many lines of that order."""
+    limit: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Most lines to write."""
+    split: SplitTable = SplitTable()
+    """A part of the episodes is kept apart, for validation."""
     include_images: bool = True
-    """Write frames into the lines as PNG; false leaves text alone."""
+    """Write frames into the lines as PNG; must agree with how the episodes were played. False leaves text alone."""
+    include_metadata: bool = True
+    """Write where a line comes from into it."""
     format: Literal["openai"] = "openai"
     """The form of a line: OpenAI's chat format."""
+    save_stats: bool = True
+    """Write what was read, removed and kept, by key, into a file."""
+    stats_file: FileName = "filter_stats.json"
+    """Name of that file."""
+    save_episode_ids: bool = False
+    """Write the ids of the episodes that lines come from into a file."""
     output: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = None
-    """A path ending in .jsonl where the command line writes the data too; no value: it stays an artifact of the job."""
+    """A path ending in .jsonl (or .json, for one list) where the command line writes the lines too."""
+    output_dir: Annotated[str, StringConstraints(min_length=1, max_length=1000)] | None = None
+    """A folder where the command line writes every file of the job."""
 
     def checks(self) -> Iterator[Clash]:
-        for what in ("official_score", "return", "achievements"):
+        for what in ("official_score", "return", "achievements", "steps", "created_at"):
             low, high = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
             if low is not None and high is not None and low > high:
                 yield Clash(f"min_{what}", f"{shown(low)} is more than max_{what} = {shown(high)}, so nothing can pass")
-        if self.output is not None and not self.output.endswith(".jsonl"):
-            yield Clash("output", f"must be a path that ends in .jsonl, not {shown(self.output)}")
+        for judge, low in self.min_judge_scores.items():
+            high = self.max_judge_scores.get(judge)
+            if high is not None and low > high:
+                yield Clash(
+                    f"min_judge_scores.{judge}", f"{low:g} is more than its max_judge_scores = {high:g}, so nothing can pass"
+                )
+        if self.output is not None and not self.output.endswith(OUTPUTS):
+            yield Clash("output", f"must be a path that ends in .jsonl or .json, not {shown(self.output)}")
+        if self.output is not None and self.output_dir is not None:
+            yield Clash(
+                "output_dir", f"{shown(self.output_dir)} and output = {shown(self.output)} both say where to write; keep one"
+            )
+        if self.output is not None and self.split.enabled:
+            yield Clash("output", "a split writes two files; name their folder in output_dir")
+        if self.shuffle_seed is not None and not self.shuffle:
+            yield Clash("shuffle_seed", f"{self.shuffle_seed} is read only with shuffle = true")
+        if self.relabel != "none" and self.conflicts == "best":
+            yield Clash("conflicts", '"best" goes by what a reply led to, and relabel replaces the replies')
 
+    @property
+    def view(self) -> str | None:
+        """The expert's view that relabels; None when nobody does."""
+        if self.relabel == "none":
+            return None
+        return self.relabel.partition(":")[2] or VIEWS[1]
 
-_NOT_BY_THIS = "this release does not choose episodes by it; remove the key"
 
 SEED_KEYS = Compat(
     aliases={
-        "filter.models": "filter.policies",
         "filter.export_format": "filter.format",
+        "filter.input_db": "filter.db",
         "filter.min_achievements_per_episode": "filter.min_achievements",
+        "filter.min_steps_per_episode": "filter.min_steps",
+        "filter.max_steps_per_episode": "filter.max_steps",
+        "filter.min_verifier_scores": "filter.min_judge_scores",
+        "filter.max_verifier_scores": "filter.max_judge_scores",
+        "sft.max_sequence_length": "filter.max_sequence_length",
+        "sft.deduplicate": "filter.deduplicate",
+        "sft.shuffle": "filter.shuffle",
+        "sft.shuffle_seed": "filter.shuffle_seed",
+        "sft.require_valid_tool_calls": "filter.outcomes_ok_only",
+        "sft.filter_empty_responses": "filter.turns.drop_empty",
+        "split.enabled": "filter.split.enabled",
+        "split.val_fraction": "filter.split.val_fraction",
+        "split.random_seed": "filter.split.seed",
+        "split.stratify_by": "filter.split.stratify_by",
+        "split.train_file": "filter.split.train_file",
+        "split.val_file": "filter.split.val_file",
+        "output.save_stats": "filter.save_stats",
+        "output.stats_file": "filter.stats_file",
+        "output.save_filtered_episode_ids": "filter.save_episode_ids",
     },
     values={"filter.format": {"sft_jsonl": "openai"}},
-    refused={
-        "filter.input_db": "filter reads synthq's own store; name jobs in filter.jobs instead",
-        "filter.output_dir": "filter writes one file; name it in filter.output",
-        "filter.splits": "episodes of this release all have the split train; remove the key",
-        "filter.task_ids": "name jobs in filter.jobs or seeds in filter.seeds instead",
-        **{
-            f"filter.{key}": _NOT_BY_THIS
-            for key in (
-                "min_judge_scores",
-                "max_judge_scores",
-                "min_verifier_scores",
-                "max_verifier_scores",
-                "min_created_at",
-                "max_created_at",
-                "min_steps_per_episode",
-                "max_steps_per_episode",
-                "detect_loops",
-                "max_repeated_actions",
-                "min_unique_states",
-                "filter_timeouts",
-            )
-        },
-        "filter.offset": "this release skips no lines; remove the key",
-        "filter.shuffle": "this release does not shuffle lines; remove the key",
-        "filter.shuffle_seed": "this release does not shuffle lines; remove the key",
-        "filter.filter_errors": "use filter.outcomes_ok_only instead",
-        "filter.include_metadata": "every line has its metadata; remove the key",
-        "sft": "this release sets no limits on lines; remove the table",
-        "split": "this release makes no validation split; remove the table",
-        "output": "this release writes no file of statistics; remove the table, and name the data's file in filter.output",
-    },
 )
 """Keys of the followed project, in both dialects of its filter files."""
 
@@ -119,7 +248,11 @@ class FilterSpec(Spec):
 
     def headline(self) -> str:
         jobs = len(self.filter.jobs)
-        return f"episodes of {jobs} job{'s' * (jobs != 1)}" if jobs else "every finished episode in the store"
+        if jobs:
+            return f"episodes of {jobs} job{'s' * (jobs != 1)}"
+        return (
+            "every finished episode in the store" if self.filter.db == "store" else f"every finished episode of {self.filter.db}"
+        )
 
     def cautions(self) -> Iterator[str]:
         for name in self.filter.achievements:
