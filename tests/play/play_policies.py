@@ -29,11 +29,13 @@ class Says:
 
     name = "says"
     version = "says-1"
+    model = None
 
     def __init__(self, *replies: Reply, needs_messages: bool = True) -> None:
         self.replies = replies
         self.needs_messages = needs_messages
         self.requests: list[Request] = []
+        self.closed = False
 
     def begin(self, env: Environment, key: EpisodeKey, *, sampling_seed: int) -> None:
         self.requests = []
@@ -47,6 +49,9 @@ class Says:
 
     def restore(self, snapshot: bytes) -> None:
         self.requests = []
+
+    async def close(self) -> None:
+        self.closed = True
 
 
 class Babbler(Random):
