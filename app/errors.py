@@ -4,8 +4,9 @@
     ├── InvalidInput (422, exit 2)      the user gave something that cannot be right
     │   ├── SpecProblems                every problem of one spec, found at once
     │   ├── UnknownEnvironment, UnknownPolicy, UnknownKind
-    │   └── BadFlag, BodyTooLarge, NotHere
-    ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, ApiKeyNotFound, AmbiguousName
+    │   └── BadFlag, BodyTooLarge, NotHere, BadSource
+    ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, ApiKeyNotFound, AmbiguousName,
+    │                                   SourceNotFound, ImportNotFound
     ├── NotAllowed (401/403, exit 4)    LoopbackOnly
     ├── TooManyStreams (429, exit 6)
     ├── Conflict (409, exit 5)          IllegalMove, AlreadyEnded, KeyReused
@@ -131,6 +132,10 @@ class NotHere(InvalidInput):
     status = 501
 
 
+class BadSource(InvalidInput):
+    """A store or a backup that something should be brought from cannot be read."""
+
+
 class NotFound(SynthqError):
     """What was asked for by name is not in the store."""
 
@@ -190,6 +195,22 @@ class ApiKeyNotFound(NotFound):
 
     def __init__(self, id: str) -> None:
         super().__init__(f"no API key with id {cut(id)}; `synthq key list` shows the ids there are")
+
+
+class SourceNotFound(NotFound):
+    """There is no file where a store or a backup should be."""
+
+
+class ImportNotFound(NotFound):
+    """No store of this name was brought into this one."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        listed = ", ".join(map(cut, names)) or "none"
+        super().__init__(
+            f"no imported store named {cut(name)}{did_you_mean(name, names)} (known: {listed}); "
+            "`synthq traces import FILE` brings one in"
+        )
 
 
 class NotAllowed(SynthqError):
