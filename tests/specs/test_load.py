@@ -9,6 +9,7 @@ import pytest
 
 from app import specs
 from app.errors import NotHere, SpecProblems, UnknownKind
+from app.specs.base import HTTP_URL, NAME, PATTERNS
 from app.specs.source import MAX_BYTES
 
 
@@ -71,11 +72,50 @@ def test_every_problem_is_told_at_once_with_file_line_key_and_nearest_name(tmp_p
         ("policies = ['random', 'random']", '3: eval.policies: ["random", "random"] names a policy twice'),
         (
             "policies = [\n'random',\n'a/b']",
-            '5: eval.policies.1: model policies are not in this release; use policies scripted or random, not "a/b"',
+            '5: eval.policies.1: "a/b" is no policy; a model plays as openai:MODEL',
         ),
         ("policies = {a = 1}", "3: eval.policies: must be a list, not a table with a"),
         ("reward = 'x'", '3: eval.reward: must be "native", "unlocked", "consistent" or "per_achievement", not "x"'),
-        ("split = 'test'", '3: eval.split: must be "train", not "test"'),
+        ("policies = 'openai'", "3: eval.policies: openai needs a model: write openai:MODEL, or set eval.model"),
+        (
+            "policies = ['openai:x']",
+            '3: eval.policies.0: "openai:x" needs policy_config.provider (openai, groq, openrouter) or '
+            "policy_config.inference_url",
+        ),
+        (
+            "policies = 'scripted:all'",
+            "3: eval.policies: scripted has no view 'all' (it has omniscient, visible, reactive)",
+        ),
+        ("policies = 'random:x'", '3: eval.policies: random has no variants, so not "random:x"'),
+        (
+            "policies = 'random'\nmodel = 'x'",
+            '4: eval.model: "x" is asked by none of the policies; add "openai:x"',
+        ),
+        ("policy_options.random.actions_per_turn = 1", "3: eval.policy_options.random: 'random' does not play here"),
+        ("policy_options.scripted.open_loop_k = 9", "3: eval.policy_options.scripted.open_loop_k: must be 8 or less, not 9"),
+        ("split = 'a b'", f'3: eval.split: must be {PATTERNS[NAME]}, not "a b"'),
+        (
+            "task_app_url = 'localhost:8001'",
+            f'3: eval.task_app_url: must be {PATTERNS[HTTP_URL]}, not "localhost:8001"',
+        ),
+        (
+            "budget.max_usd = 3",
+            "3: eval.budget.max_usd: 3 can be held only with prices; give input_usd_per_million and output_usd_per_million",
+        ),
+        (
+            "policy_config.supports_vision = false",
+            "3: eval.policy_config.supports_vision: false does not agree with use_vision = true: the model would be shown no "
+            "picture; make all vision flags agree",
+        ),
+        (
+            "policy_config.use_vision = false\npolicy_config.max_images_per_message = 1",
+            "4: eval.policy_config.max_images_per_message: 1 does not agree with use_vision = false: there is no picture to "
+            "show; make all vision flags agree",
+        ),
+        (
+            "policies = 'openai:x'\npolicy_config.provider = 'groq'\npolicy_config.inference_url = 'http://x/v1'",
+            '5: eval.policy_config.inference_url: provider = "groq" has an address of its own; keep one of the two',
+        ),
         ("policy_config = 3", "3: eval.policy_config: must be a table, not 3"),
         (
             "policy_config.use_vision = 'true'",
@@ -122,16 +162,18 @@ def test_a_wrong_value_is_one_problem_with_its_line_and_what_would_be_right(line
 @pytest.mark.parametrize(
     "lines",
     [
-        "model = 'gpt-4o-mini'",
-        "policy_config.model = 'Qwen/Qwen3-VL-4B-Instruct'",
-        "policy_name = 'crafter-react'",
-        "policies = ['a/b']",
+        "model = 'm'",
+        "policies = 'crafter-react'\npolicy_config.model = 'm'",
+        "policies = ['openai']\nmodel = 'm'",
+        "policies = 'openai:m'",
     ],
 )
-def test_a_model_policy_is_refused_by_name(lines: str, tmp_path: Path) -> None:
-    [problem] = eval_wrong(lines, tmp_path)
-    assert problem.startswith("3: eval.")
-    assert "model policies are not in this release; use policies scripted or random" in problem
+def test_a_model_is_named_in_any_of_four_ways(lines: str, tmp_path: Path) -> None:
+    file = tmp_path / "e.toml"
+    file.write_text(f"[eval]\nseeds = 1\npolicy_config.inference_url = 'http://h/v1'\n{lines}\n")
+    spec = specs.load(file)
+    assert isinstance(spec, specs.EvalSpec)
+    assert spec.eval.policies == ("openai:m",)
 
 
 def test_an_unknown_key_far_from_all_names_the_keys_there_are(tmp_path: Path) -> None:
@@ -252,9 +294,9 @@ def test_parse_refuses_what_the_store_could_not_keep() -> None:
 
 
 def test_parse_expands_nothing() -> None:
-    spec = specs.parse("eval", {"eval": {"seeds": 1, "policy_config": {"provider": "${HOME}"}}})
+    spec = specs.parse("eval", {"eval": {"seeds": 1, "env": "${HOME}"}})
     assert isinstance(spec, specs.EvalSpec)
-    assert spec.eval.policy_config.provider == "${HOME}"
+    assert spec.eval.env == "${HOME}"
 
 
 def test_another_packages_environment_has_settings_of_its_own() -> None:
@@ -270,11 +312,10 @@ def test_another_packages_environment_has_settings_of_its_own() -> None:
         ("top_share = 0", "2: filter.top_share: must be more than 0, not 0"),
         ("top_share = 1.1", "2: filter.top_share: must be 1 or less, not 1.1"),
         ("limit = 0", "2: filter.limit: must be 1 or more, not 0"),
-        ("output = 'a.json'", '2: filter.output: must be a path that ends in .jsonl, not "a.json"'),
-        ("db = 'traces.db'", '2: filter.db: must be "store", not "traces.db"'),
+        ("output = 'a.csv'", '2: filter.output: must be a path that ends in .jsonl or .json, not "a.csv"'),
         ("seeds = '3-1'", "2: filter.seeds: seeds '3-1' runs backwards; write 1-3"),
         ("jobs = ['']", '2: filter.jobs.0: must be text that is not empty, not ""'),
-        ("shuffle = true", "2: filter.shuffle: this release does not shuffle lines; remove the key (it is true)"),
+        ("shuffle_seed = 7", "2: filter.shuffle_seed: 7 is read only with shuffle = true"),
     ],
 )
 def test_a_wrong_filter_value_is_one_problem(lines: str, said: str, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ POLICY = tables(
     rules=st.sampled_from(["none", "short", "full"]),
     history=st.integers(0, 64),
     use_vision=st.booleans(),
-    provider=st.text(alphabet="a${}\x7f\n\"'\\", min_size=1),
+    thinking_budget=st.integers(0, 131_072),
     top_p=st.floats(0.1, 1),
 )
 FREE = st.dictionaries(
@@ -54,7 +54,8 @@ EVAL = st.builds(
     lambda seeds, table: {"eval": {"seeds": seeds, **table}},
     SEEDS,
     tables(
-        policies=st.lists(st.sampled_from(["random", "scripted"]), min_size=1, unique=True),
+        task_id=st.text(alphabet="ab.-_", min_size=1, max_size=80).filter(lambda text: text[0] in "ab"),
+        policies=st.lists(st.sampled_from(["random", "scripted", "scripted:reactive"]), min_size=1, unique=True),
         max_turns=st.integers(1, 100_000),
         concurrency=st.integers(1, 1024),
         temperature=st.floats(0, 10) | st.integers(0, 10),

@@ -74,10 +74,10 @@ def test_flags_and_file_are_told_together(tmp_path: Path) -> None:
     assert [(p.key, p.line) for p in caught.value.problems] == [("eval.sedes", 3), ("", None), ("eval.max_turns", None)]
 
 
-def provider(text: str, env: dict[str, str]) -> str | None:
-    spec = specs.build({"eval": {"seeds": 1, "policy_config": {"provider": text}}}, env=env)
+def put_in(text: str, env: dict[str, str]) -> str:
+    spec = specs.build({"eval": {"seeds": 1, "env": text}}, env=env)
     assert isinstance(spec, specs.EvalSpec)
-    return spec.eval.policy_config.provider
+    return spec.eval.env
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def provider(text: str, env: dict[str, str]) -> str | None:
     ],
 )
 def test_a_variable_is_put_in_once(text: str, value: str) -> None:
-    assert provider(text, {"WHO": "me", "ODD": "${WHO}"}) == value
+    assert put_in(text, {"WHO": "me", "ODD": "${WHO}"}) == value
 
 
 @pytest.mark.parametrize(
@@ -112,19 +112,19 @@ def test_a_variable_is_put_in_once(text: str, value: str) -> None:
 )
 def test_a_variable_that_cannot_be_put_in_is_one_problem(text: str, said: str) -> None:
     with pytest.raises(SpecProblems) as caught:
-        provider(
+        put_in(
             text,
             {"WHO": "me", "OPENAI_API_KEY": "sk-very-secret", "MY_SECRET": "sk-very-secret", "db_password": "sk-very-secret"},
         )
     [problem] = caught.value.problems
-    assert problem.key == "eval.policy_config.provider"
+    assert problem.key == "eval.env"
     assert said in problem.message
     assert "sk-very" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["MONKEY", "KEYBOARD", "TOKENIZER", "SECRETARY"])
 def test_a_name_that_only_contains_such_a_word_is_no_secret(name: str) -> None:
-    assert provider(f"${{{name}}}", {name: "x"}) == "x"
+    assert put_in(f"${{{name}}}", {name: "x"}) == "x"
 
 
 def test_variables_are_put_into_lists_seeds_and_flags() -> None:
