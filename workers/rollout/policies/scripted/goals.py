@@ -1,12 +1,12 @@
 """What the player does next, and why: reflexes first, then the body's needs, then work, then exploring.
 
-A plan is a way and what to do at its end. It is kept until it is done, stops making sense, or is a few looks old,
+A plan is a way and what to do at its end. It is kept until it is done, stops making sense, or is a few steps old,
 because finding one costs far more than following it.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from workers.rollout.policies.scripted import kinds, needs, shelter
@@ -17,7 +17,7 @@ from workers.rollout.policies.scripted.sight import Sight
 
 CLOSE, WIDE = 20, 60
 """Steps: as far as a second table is not worth its wood, and as far as anything is looked for."""
-PLAN_LOOKS = 8
+PLAN_STEPS = 8
 """A plan older than this is made anew, for better things may have come into sight."""
 
 TIRED_AND_HURT = {False: (2, 3), True: (8, 5)}
@@ -48,6 +48,13 @@ class Goals:
     def decide(self, sight: Sight, memory: Memory) -> Decision:
         """The next action and its goal."""
         return _Turn(self, sight, memory).decide()
+
+    def copy(self) -> Goals:
+        """Another one with the same plan."""
+        other = Goals()
+        other.plan = replace(self.plan, path=list(self.plan.path)) if self.plan else None
+        other.shelter = self.shelter
+        return other
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as plain JSON values."""
@@ -281,7 +288,7 @@ class _Turn(Hands):
 
     def start(self, plan: Plan) -> Decision | None:
         """Take up a plan and make its first move."""
-        plan.since = self.memory.looks
+        plan.since = self.memory.steps
         self.goals.plan = plan
         return self.follow()
 
@@ -302,7 +309,7 @@ class _Turn(Hands):
 
     def sensible(self, plan: Plan) -> bool:
         """True while the plan is fresh, its next cell can be entered, and its target is still there."""
-        if self.memory.looks - plan.since > PLAN_LOOKS or (plan.kind in FOES and plan.since != self.memory.looks):
+        if self.memory.steps - plan.since > PLAN_STEPS or (plan.kind in FOES and plan.since != self.memory.steps):
             return False
         if plan.target is not None and self.kind(plan.target) != plan.kind:
             return False

@@ -47,9 +47,13 @@ class Hands:
         """True when the cell is free ground with nobody on it."""
         return self.memory.map[cell] in kinds.FREE and cell not in self.memory.creatures
 
+    def gives(self, kind: int) -> bool:
+        """True when the player can gather this kind of ground."""
+        return kind in DIGGABLE and self.costs[kind] > 0
+
     def watched(self) -> bool:
         """True when a foe or an arrow is in sight."""
-        return any(name in DANGERS for name in self.memory.creatures.values())
+        return any(name in DANGERS and in_view(cell - self.memory.at) for cell, name in self.memory.creatures.items())
 
     def near(self, kind: int) -> bool:
         """True when this kind is within the 3x3 cells around the player."""
@@ -64,16 +68,22 @@ class Hands:
         """Place something on the faced cell, or make a faced cell for it, without leaving ``beside``."""
         if self.open(self.faced):
             return action, goal
-        if self.memory.map[self.faced] in DIGGABLE and self.costs[self.memory.map[self.faced]]:
+        if self.gives(self.memory.map[self.faced]):
             return "do", goal
         for step in AROUND:
             ahead, beyond = self.memory.at + step, self.memory.at + 2 * step
-            if self.memory.map[ahead] in DIGGABLE and self.costs[self.memory.map[ahead]]:
+            if self.gives(self.memory.map[ahead]):
                 return MOVE_BY[step], goal
             stays = beside is None or any(self.memory.map[ahead + near] == beside for near in NEAR_3X3)
             if self.open(ahead) and self.open(beyond) and stays:
                 return MOVE_BY[step], goal
         return None
+
+
+def in_view(step: int) -> bool:
+    """True when a frame shows the cell that lies this far from the player's."""
+    down, right = divmod(step + 3 * WIDTH + 4, WIDTH)
+    return 0 <= down < 7 and 0 <= right < 9
 
 
 def _all(ground: bytearray, kind: int) -> list[int]:

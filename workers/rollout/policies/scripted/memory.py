@@ -11,8 +11,10 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from workers.rollout.envs.crafter.tables import MATERIALS
+from workers.rollout.envs.crafter.world import SIDE
 from workers.rollout.policies.scripted import kinds
-from workers.rollout.policies.scripted.sight import Glance
+from workers.rollout.policies.scripted.sight import Glance, Survey
 
 WIDTH = 128
 START = 64 * WIDTH + 64
@@ -21,10 +23,10 @@ START = 64 * WIDTH + 64
 GROUND_OF = {"zombie": kinds.GRASS, "cow": kinds.GRASS, "skeleton": kinds.PATH, "arrow": kinds.PATH, "player": kinds.GRASS}
 """What most likely lies under a creature on a cell that was never seen without one."""
 MOVES = {"move_left": (-1, 0), "move_right": (1, 0), "move_up": (0, -1), "move_down": (0, 1)}
-MISFITS = 3
-"""Tiles in view that may differ from the map: what the player changed, and what an arrow did."""
-COW_MEMORY_LOOKS = 60
-"""A cow out of sight is believed to be near its old place for this many looks."""
+MISFITS = 2
+"""Tiles in view that may differ from the map, beside one for each action: what the player changed, and what an arrow did."""
+COW_MEMORY_STEPS = 60
+"""A cow out of sight is believed to be near its old place for this many steps."""
 
 
 class Memory:
@@ -33,29 +35,37 @@ class Memory:
     def __init__(self) -> None:
         self.map = bytearray(WIDTH * WIDTH)
         self.at = START
-        self.looks = 0
+        """The player's cell: where it was seen to be, or after actions without a look where it should be."""
+        self.steps = 0
+        """Actions since memory began."""
         self.creatures: dict[int, str] = {}
         """Cells of the creatures in sight."""
         self.cows: dict[int, int] = {}
-        """Cells where cows were last seen, and at which look."""
-        self._expected: int | None = None
+        """Cells where cows were last seen, and at which step."""
+        self._looked_at: int | None = None
+        """The player's cell at the last look."""
+        self._blind = 0
+        """Actions since then."""
 
-    def expect(self, action: str, sight: Glance) -> None:
-        """Work out where this action will put the player. The player moves before all others, so it is certain."""
-        self._expected = self.at
-        asleep = sight.sleeping and sight.energy < 9
-        if action in MOVES and not asleep:
-            dx, dy = MOVES[action]
-            ahead = self.at + dy * WIDTH + dx
-            if self.map[ahead] in kinds.FREE and ahead not in self.creatures:
-                self._expected = ahead
+    def copy(self) -> Memory:
+        """Another one that remembers the same."""
+        other = Memory()
+        other.map[:] = self.map
+        other.at, other.steps, other._looked_at, other._blind = self.at, self.steps, self._looked_at, self._blind
+        other.creatures, other.cows = dict(self.creatures), dict(self.cows)
+        return other
+
+    def acted(self) -> None:
+        """Count an action."""
+        self.steps += 1
+        self._blind += 1
 
     def look(self, sight: Glance) -> None:
-        """Take in what is seen. Where the player is follows from the action, or else from what fits the map."""
+        """Take in what is seen. Where the player is follows from its actions, or else from what fits the map."""
         names = [name for row in sight.view for name in row]
         offsets = _offsets(len(sight.view), len(sight.view[0]))
-        self.at = self._place(names, offsets, sight)
-        self.looks += 1
+        self.at = self._looked_at = self._place(names, offsets, sight)
+        self._blind = 0
         self.creatures = {}
         ground = self.map
         at = self.at
@@ -71,6 +81,23 @@ class Memory:
             self._close_edges(sight.view)
         self._remember_cows(offsets)
 
+    def survey(self, survey: Survey) -> None:
+        """Take over everything there is: nothing of what was known before counts."""
+        x, y = survey.at
+        self.at = _cell(x, y)
+        self.map = bytearray([kinds.OUTSIDE]) * (WIDTH * WIDTH)
+        ground = survey.terrain.translate(_KIND_OF_MATERIAL)
+        for row in range(SIDE):
+            first = _cell(0, row)
+            self.map[first : first + SIDE] = ground[row::SIDE]
+        self.creatures = {}
+        for x, y, name in survey.things:
+            if name in kinds.KIND_OF:
+                self.map[_cell(x, y)] = kinds.KIND_OF[name]
+            else:
+                self.creatures[_cell(x, y)] = name
+        self.cows = {cell: self.steps for cell, name in self.creatures.items() if name == "cow"}
+
     def _creature(self, cell: int, name: str) -> None:
         self.creatures[cell] = name
         if self.map[cell] not in kinds.FREE:
@@ -79,35 +106,39 @@ class Memory:
     def _remember_cows(self, offsets: tuple[int, ...]) -> None:
         if self.cows:
             seen = {self.at + offset for offset in offsets}
-            oldest = self.looks - COW_MEMORY_LOOKS
+            oldest = self.steps - COW_MEMORY_STEPS
             self.cows = {cell: when for cell, when in self.cows.items() if when > oldest and cell not in seen}
         for cell, name in self.creatures.items():
             if name == "cow":
-                self.cows[cell] = self.looks
+                self.cows[cell] = self.steps
 
     def _place(self, names: list[str], offsets: tuple[int, ...], sight: Glance) -> int:
         """The cell that the player stands on now."""
-        if self.looks == 0:
+        if self._looked_at is None:
             return self.at
-        expected = self.at if self._expected is None else self._expected
-        least = self._misfits(expected, names, offsets)
+        best, least = self.at, self._misfits(self.at, names, offsets)
         if least == 0:
-            return expected
-        dx, dy = sight.facing
-        best = expected
-        for cell in (self.at, self.at + dy * WIDTH + dx):
+            return best
+        for cell in self._possible(sight.facing):
             count = self._misfits(cell, names, offsets)
             if count < least:
                 best, least = cell, count
-        if least <= MISFITS:
+        if least <= MISFITS + self._blind:
             return best
         self._forget()
         return self.at
 
+    def _possible(self, facing: tuple[int, int]) -> list[int]:
+        """Cells where the player may be after its actions since the last look."""
+        was, most = self._looked_at or self.at, max(self._blind, 1)
+        if most == 1:
+            return [was, was + facing[1] * WIDTH + facing[0]]
+        return [was + dy * WIDTH + dx for dy in range(-most, most + 1) for dx in range(abs(dy) - most, most - abs(dy) + 1)]
+
     def _forget(self) -> None:
         """Begin the map anew: this is no place that it shows."""
         self.map = bytearray(WIDTH * WIDTH)
-        self.at, self.looks, self.cows = START, 0, {}
+        self.at, self.cows = START, {}
 
     def _misfits(self, cell: int, names: list[str], offsets: tuple[int, ...]) -> int:
         ground, count = self.map, 0
@@ -138,10 +169,11 @@ class Memory:
         return {
             "map": base64.b64encode(zlib.compress(bytes(self.map))).decode("ascii"),
             "at": self.at,
-            "looks": self.looks,
+            "steps": self.steps,
             "creatures": [[cell, name] for cell, name in self.creatures.items()],
-            "cows": [[cell, look] for cell, look in self.cows.items()],
-            "expected": self._expected,
+            "cows": [[cell, step] for cell, step in self.cows.items()],
+            "looked_at": self._looked_at,
+            "blind": self._blind,
         }
 
     @classmethod
@@ -149,10 +181,19 @@ class Memory:
         """The inverse of ``to_json``."""
         memory = cls()
         memory.map = bytearray(zlib.decompress(base64.b64decode(value["map"])))
-        memory.at, memory.looks, memory._expected = value["at"], value["looks"], value["expected"]
+        memory.at, memory.steps = value["at"], value["steps"]
+        memory._looked_at, memory._blind = value["looked_at"], value["blind"]
         memory.creatures = dict(value["creatures"])
         memory.cows = dict(value["cows"])
         return memory
+
+
+def _cell(x: int, y: int) -> int:
+    """The cell of a tile of the world, whose centre is where memory begins."""
+    return START + (y - SIDE // 2) * WIDTH + x - SIDE // 2
+
+
+_KIND_OF_MATERIAL = bytes(kinds.KIND_OF.get(name, kinds.UNKNOWN) for name in MATERIALS).ljust(256, b"\0")
 
 
 def _offsets(height: int, width: int) -> tuple[int, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from workers.rollout.envs.base import Environment
+from workers.rollout.envs.crafter.things import Plant, Thing
+from workers.rollout.envs.crafter.world import World
 
 DARK, BRIGHT = 0.45, 0.9
 """Daylight below which the picture is plainly dark (grass at 105 of 255 and noise along the rim), and from which on it is
@@ -42,6 +44,18 @@ class Sight(Glance):
     unlocked: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey(Sight):
+    """A sight, and everything beyond it."""
+
+    at: tuple[int, int]
+    """The player's tile: (x, y)."""
+    terrain: bytes
+    """Crafter's material numbers of the whole map, 64 x 64, x before y."""
+    things: tuple[tuple[int, int, str], ...]
+    """All that stands on the map but the player: x, y, and a name as in ``view``."""
+
+
 def glance(env: Environment) -> Glance:
     """The reactive player's look: the frame alone. No achievements, no step count, no more of the daylight than it shows."""
     status = env.status()
@@ -53,6 +67,22 @@ def look(env: Environment) -> Sight:
     """The visible player's look: the view, the inventory and the achievements so far."""
     status = env.status()
     return Sight(**_shown(status), unlocked=frozenset(status["achievements"]))
+
+
+def survey(env: Environment) -> Survey:
+    """The omniscient player's look: the whole map and all that lives on it. The environment must be Crafter itself."""
+    world: World = env.world  # type: ignore[attr-defined]
+    sight = look(env)
+    return Survey(
+        **{field.name: getattr(sight, field.name) for field in fields(sight)},
+        at=(world.player.x, world.player.y),
+        terrain=world.terrain(),
+        things=tuple((thing.x, thing.y, _name(thing)) for thing in world.objects if thing is not world.player),
+    )
+
+
+def _name(thing: Thing) -> str:
+    return "plant-ripe" if isinstance(thing, Plant) and thing.ripe else thing.name
 
 
 def _shown(status: dict[str, Any]) -> dict[str, Any]:
