@@ -4,7 +4,7 @@
     ├── InvalidInput (422, exit 2)      the user gave something that cannot be right
     │   ├── SpecProblems                every problem of one spec, found at once
     │   ├── UnknownEnvironment, UnknownPolicy, UnknownKind
-    │   └── BadFlag, BodyTooLarge, NotHere, BadSource
+    │   └── BadFlag, BodyTooLarge, NotHere, BadSource, BadTrace
     ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, ApiKeyNotFound, AmbiguousName,
     │                                   SourceNotFound, ImportNotFound
     ├── NotAllowed (401/403, exit 4)    LoopbackOnly
@@ -14,7 +14,8 @@
     ├── WaitTimeout (exit 7)
     ├── LostStep                        a worker's hold on a step was taken back; it must write nothing more
     ├── StepCancelled, StepFailed       how a step that runs can end other than by success
-    └── EpisodeOver, MissingFrame       a fault inside one episode
+    │   └── StepBlocked                 nor can any other that needs the same: EngineRefused, BudgetSpent
+    └── EpisodeOver, MissingFrame, EngineFailed   a fault inside one episode
 
 A sentence says what was wrong, with the value, and what would be right: lower case, no blame. To add an error, subclass the
 nearest parent, build the sentence in ``__init__``, and raise it; nothing else needs to know it.
@@ -134,6 +135,10 @@ class NotHere(InvalidInput):
 
 class BadSource(InvalidInput):
     """A store or a backup that something should be brought from cannot be read."""
+
+
+class BadTrace(InvalidInput):
+    """What came as a trace from elsewhere is none, or does not agree with itself."""
 
 
 class NotFound(SynthqError):
@@ -315,6 +320,22 @@ class StepCancelled(SynthqError):
 
 class StepFailed(SynthqError):
     """A step cannot succeed. Another try would end the same way."""
+
+
+class StepBlocked(StepFailed):
+    """A step cannot go on, and no other part of it could: what all of them need is refused."""
+
+
+class EngineRefused(StepBlocked):
+    """A model's endpoint answers no request of this job: no key, a wrong key, no such model, no credit."""
+
+
+class BudgetSpent(StepBlocked):
+    """The next request to a paid endpoint could go beyond the job's budget, so it is not sent."""
+
+
+class EngineFailed(SynthqError):
+    """A model's endpoint gave no answer to one request in time, or refused it; the episode ends there."""
 
 
 class EpisodeOver(SynthqError):
