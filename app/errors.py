@@ -3,6 +3,7 @@
     SynthqError
     ├── InvalidInput (422, exit 2)      the user gave something that cannot be right
     │   ├── SpecProblems                every problem of one spec, found at once
+    │   ├── BadDataset                  the problems of training data
     │   ├── UnknownEnvironment, UnknownPolicy, UnknownKind
     │   └── BadFlag, BodyTooLarge, NotHere, BadSource, BadTrace
     ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, ApiKeyNotFound, AmbiguousName,
@@ -91,6 +92,16 @@ class SpecProblems(InvalidInput):
         count = len(self.problems)
         heading = "1 problem in the spec" if count == 1 else f"{count} problems in the spec"
         super().__init__("\n  ".join([f"{heading}:", *map(str, self.problems)]))
+
+
+class BadDataset(InvalidInput):
+    """Lines of training data that cannot be trained on: the first problems, and how many there are."""
+
+    def __init__(self, problems: Iterable[Problem], *, total: int, lines: int) -> None:
+        self.problems, self.total = tuple(problems), total
+        heading = f"{total} {'problem' if total == 1 else 'problems'} in {lines} {'line' if lines == 1 else 'lines'}"
+        rest = [f"and {total - len(self.problems)} more"] if total > len(self.problems) else []
+        super().__init__("\n  ".join([f"{heading}:", *map(str, self.problems), *rest]))
 
 
 class UnknownName(InvalidInput):
