@@ -16,7 +16,7 @@
     ├── LostStep                        a worker's hold on a step was taken back; it must write nothing more
     ├── StepCancelled, StepFailed       how a step that runs can end other than by success
     │   └── StepBlocked                 nor can any other that needs the same: EngineRefused, BudgetSpent
-    └── EpisodeOver, MissingFrame, EngineFailed   a fault inside one episode
+    └── EpisodeOver, ReplayMismatch, MissingFrame, EngineFailed   a fault inside one episode
 
 A sentence says what was wrong, with the value, and what would be right: lower case, no blame. To add an error, subclass the
 nearest parent, build the sentence in ``__init__``, and raise it; nothing else needs to know it.
@@ -370,6 +370,10 @@ class BadFrame(InvalidInput):
 
 class BadSnapshot(InvalidInput):
     """Bytes that are no snapshot of this environment or this version of it."""
+
+
+class ReplayMismatch(SynthqError):
+    """A recorded episode, played again, did not come out as it is recorded."""
 
 
 class MissingFrame(SynthqError):

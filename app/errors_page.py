@@ -88,6 +88,7 @@ SAID: Final[dict[str, str]] = {
     "EngineFailed": "no answer of api.openai.com to gpt-4o within deadline_s = 120",
     "BadFrame": "a frame is an 8-bit RGB PNG",
     "BadSnapshot": "these bytes are no snapshot of crafter 1",
+    "ReplayMismatch": "turn 12 has the frame 00ff on record, and ff00 when it is played again; was it played elsewhere?",
     "MissingFrame": "frame 00ff is not in the store",
 }
 """Examples of classes that take any sentence."""
