@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from core.kit import WORKER
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from served import WORKER, Submit, client_of, eval_tables, forget_broker, unused_port
+from served import Submit, client_of, eval_tables, forget_broker, unused_port
 
 from app import db, migrate
 from app.main import create_app

@@ -7,16 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
+from core.kit import WORKER
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app import broker, claims, db, heartbeat, lifecycle
-from app.models import Job, Queue
+from app.models import Job
 from app.store import jobs
-from workers import runner
-from workers.tasks import STEPS
 
-WORKER = "worker-of-the-test"
 Submit = Callable[..., dict[str, Any]]
 
 
@@ -54,31 +52,10 @@ def row(job_id: str) -> Job:
         return jobs.find(session, job_id)
 
 
-def claim(queue: Queue = Queue.ROLLOUT, owner: str = WORKER) -> claims.Claim:
-    """Take a step as a worker would."""
-    taken = claims.claim(queue, owner=owner)
-    assert taken is not None, f"nothing waits in {queue}"
-    return taken
-
-
 def fail(taken: claims.Claim, reason: str, *, retryable: bool = False) -> None:
     """End an attempt of a step badly."""
     with db.writing() as session:
         lifecycle.fail_step(session, taken.step_id, taken.fence, reason, retryable=retryable)
-
-
-def work_through() -> None:
-    """Run everything that waits, as a worker would."""
-    while any(_work(queue) for queue in (Queue.ROLLOUT, Queue.DATA)):
-        pass
-
-
-def _work(queue: Queue) -> bool:
-    taken = claims.claim(queue, owner=WORKER)
-    if taken is None:
-        return False
-    runner.run_claim(taken, STEPS)
-    return True
 
 
 def start_scheduler() -> None:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import uvicorn
+from core.kit import claim, work_through
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from served import Submit, claim, client_of, fail, work_through
+from served import Submit, client_of, fail
 
 from app import db
 from app.routes import events as routes

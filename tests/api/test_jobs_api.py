@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from core.kit import claim, work_through
 from fastapi.testclient import TestClient
-from served import Submit, claim, eval_tables, fail, row, work_through
+from served import Submit, eval_tables, fail, row
 from sqlalchemy import func, select
 
 from app import artifacts, db

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import schemathesis
+from core.kit import work_through
 from fastapi import FastAPI
 from schemathesis.config import (
     ChecksConfig,
@@ -16,7 +17,7 @@ from schemathesis.config import (
     SchemathesisConfig,
 )
 from schemathesis.engine import events
-from served import Submit, work_through
+from served import Submit
 
 from app.settings import get_settings
 

@@ -7,9 +7,10 @@ import io
 import json
 
 import pytest
+from core.kit import work_through
 from fastapi.testclient import TestClient
 from PIL import Image
-from served import Submit, eval_tables, work_through
+from served import Submit, eval_tables
 
 
 @pytest.fixture

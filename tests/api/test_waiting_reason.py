@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from core.kit import claim
 from fastapi.testclient import TestClient
-from served import Submit, claim, eval_tables, fail, start_scheduler, start_worker
+from served import Submit, eval_tables, fail, start_scheduler, start_worker
 from sqlalchemy import update
 
 from app import db, heartbeat

@@ -7,9 +7,10 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from core.kit import WORKER, claim
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
-from served import WORKER, Submit, claim, forget_broker, start_scheduler, start_worker
+from served import Submit, forget_broker, start_scheduler, start_worker
 
 from app import broker, embedded_broker, heartbeat
 from app.settings import get_settings

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from core.kit import WORKER
+
 from app import claims, db, heartbeat, lifecycle
 from app.models import Job, Queue
 from app.store import jobs
-from workers import runner
-from workers.tasks import STEPS
-
-WORKER = "worker-of-the-test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,27 +61,6 @@ def row(job_id: str) -> Job:
     """A job's row as it is now."""
     with db.reading() as session:
         return jobs.find(session, job_id)
-
-
-def work_through() -> None:
-    """Run everything that waits, as a worker would."""
-    while any(_work(queue) for queue in (Queue.ROLLOUT, Queue.DATA)):
-        pass
-
-
-def _work(queue: Queue) -> bool:
-    taken = claims.claim(queue, owner=WORKER)
-    if taken is None:
-        return False
-    runner.run_claim(taken, STEPS)
-    return True
-
-
-def claim(queue: Queue = Queue.ROLLOUT) -> claims.Claim:
-    """Take a step as a worker would."""
-    taken = claims.claim(queue, owner=WORKER)
-    assert taken is not None, f"nothing waits in {queue}"
-    return taken
 
 
 def break_steps(reason: str) -> None:

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from console import Ran, Synthq, break_steps, claim, meanwhile, program, row, work_through
+from console import Ran, Synthq, break_steps, meanwhile, program, row
+from core.kit import claim, work_through
 from test_jobs_cli import SMALL, submit
 
 from app import db, lifecycle

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from console import Ran, Synthq, break_steps, row, start_scheduler, work_through
+from console import Ran, Synthq, break_steps, row, start_scheduler
+from core.kit import work_through
 
 SMALL = ("--seeds", "0-1", "--set", "eval.max_turns=4", "--set", "eval.env_config.length=40")
 

@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 
 import pytest
-from console import Synthq, row, work_through
+from console import Synthq, row
+from core.kit import work_through
 from PIL import Image
 from test_jobs_cli import submit
 

@@ -20,10 +20,14 @@ from sqlalchemy import select, text
 from sqlmodel import col
 
 from app import broker as broker_module
-from app import db, embedded_broker, lifecycle, specs
+from app import claims, db, embedded_broker, lifecycle, specs
 from app.leash import leashed
-from app.models import ENDED, Episode, Job, JobEvent, Step, Worker
+from app.models import ENDED, Episode, Job, JobEvent, Queue, Step, Worker
 from app.settings import get_settings
+from workers import runner
+from workers.tasks import STEPS
+
+WORKER = "worker-of-the-test"
 
 T = TypeVar("T")
 HERE = Path(__file__).resolve().parent
@@ -83,6 +87,26 @@ def submit_eval(seeds: str = "0-3", *, max_turns: int = 20, name: str | None = N
     given = {"policies": ["random"], "seeds": seeds, "max_turns": max_turns} | table
     spec = specs.build({"kind": "eval", "eval": given})
     return submit("eval", specs.resolved(spec), name=name)
+
+
+def claim(queue: Queue = Queue.ROLLOUT, owner: str = WORKER) -> claims.Claim:
+    """Take a step as a worker would."""
+    taken = claims.claim(queue, owner=owner)
+    assert taken is not None, f"nothing waits in {queue}"
+    return taken
+
+
+def work_through() -> None:
+    """Run everything that waits, as a worker would."""
+    while any(_work(queue) for queue in (Queue.ROLLOUT, Queue.DATA)):
+        pass
+
+
+def _work(queue: Queue) -> bool:
+    taken = claims.claim(queue, owner=WORKER)
+    if taken is not None:
+        runner.run_claim(taken, STEPS)
+    return taken is not None
 
 
 def job(job_id: str) -> Job:

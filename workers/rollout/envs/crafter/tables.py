@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from app.specs.crafter import ACHIEVEMENTS as ACHIEVEMENTS  # specs name them too
+
 ACTIONS = (
     "noop",
     "move_left",
@@ -22,31 +24,6 @@ ACTIONS = (
     "make_wood_sword",
     "make_stone_sword",
     "make_iron_sword",
-)
-
-ACHIEVEMENTS = (
-    "collect_coal",
-    "collect_diamond",
-    "collect_drink",
-    "collect_iron",
-    "collect_sapling",
-    "collect_stone",
-    "collect_wood",
-    "defeat_skeleton",
-    "defeat_zombie",
-    "eat_cow",
-    "eat_plant",
-    "make_iron_pickaxe",
-    "make_iron_sword",
-    "make_stone_pickaxe",
-    "make_stone_sword",
-    "make_wood_pickaxe",
-    "make_wood_sword",
-    "place_furnace",
-    "place_plant",
-    "place_stone",
-    "place_table",
-    "wake_up",
 )
 
 ITEMS = (
