@@ -140,7 +140,7 @@ BAD = {
     "a set without =": ("submit eval --seeds 1 --set eval.seeds", "has no '='"),
     "an unknown key": ("submit eval --seeds 1 --set eval.max_turn=3", "max_turns"),
     "a policy twice": ("submit eval --seeds 1 --policy random,random", "names a policy twice (from --policy)"),
-    "a model": ("submit eval --seeds 1 --model Qwen/Qwen3-VL-4B-Instruct", "model policies are not in this release"),
+    "a model": ("submit eval --seeds 1 --model gpt-4o", "needs policy_config.provider (openai, groq, openrouter)"),
     "an unknown key of the policy": ('submit eval --seeds 1 --policy-config {"use_visio":true}', "(from --policy-config)"),
     "bad json": ("submit eval --seeds 1 --policy-config {true}", "--policy-config is not JSON"),
     "a bad name": ("submit eval --seeds 1 --name -", "(from --name)"),
