@@ -259,6 +259,26 @@ class Game:
         rows, self._rows = self._rows, []
         return rows
 
+    def figures(self) -> dict[str, Any]:
+        """What the episode's row keeps of its turns so far: who played, how it ended, the sums, the hash."""
+        env, totals = self.env, self.totals
+        achievements = env.unlocked()
+        return {
+            "policy_version": self.policy.version,
+            "model": self.policy.model,
+            "ended": self.ended,
+            "turns": totals.turns,
+            "length": env.length,
+            "returns": {name: float(value) for name, value in totals.returns.items()},
+            "achievements": achievements,
+            "unlocked": len(achievements),
+            "outcomes": dict(totals.outcomes),
+            "terminated": totals.terminated,
+            "truncated": totals.truncated,
+            "sha256": totals.chain,
+            "timings": {name: round(value, 3) for name, value in totals.timings.items()},
+        }
+
     def snapshot(self) -> bytes:
         """Everything needed to go on elsewhere: zlib over JSON."""
         remembered = [

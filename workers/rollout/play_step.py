@@ -156,7 +156,7 @@ class _Sitting:
         episodes.save_frames([*self._frames, *([last] if last else [])])
         values = {
             **_names(self._table, self._seat),
-            **_figures(game),
+            **game.figures(),
             "state": state,
             "error": None,
             "last_frame": last.sha256 if last else None,
@@ -165,23 +165,3 @@ class _Sitting:
         with self._table.context.write() as session:
             episodes.save_segment(session, values, game.take_rows())
         self._frames, self._saved_at = [], time.monotonic()
-
-
-def _figures(game: Game) -> dict[str, Any]:
-    env, totals = game.env, game.totals
-    achievements = env.unlocked()
-    return {
-        "policy_version": game.policy.version,
-        "model": game.policy.model,
-        "ended": game.ended,
-        "turns": totals.turns,
-        "length": env.length,
-        "returns": {name: float(value) for name, value in totals.returns.items()},
-        "achievements": achievements,
-        "unlocked": len(achievements),
-        "outcomes": dict(totals.outcomes),
-        "terminated": totals.terminated,
-        "truncated": totals.truncated,
-        "sha256": totals.chain,
-        "timings": {name: round(value, 3) for name, value in totals.timings.items()},
-    }
