@@ -32,7 +32,7 @@ _PLACED = {
 }
 """What is used up, how much of it, what the faced cell becomes, and what it must have been."""
 
-_NAMES = {kind: name for name, kind in kinds.KIND_OF.items()} | {kinds.UNKNOWN: "unknown"}
+_NAMES = {kind: name for name, kind in kinds.KIND_OF.items()}
 
 G = TypeVar("G", bound=Glance)
 

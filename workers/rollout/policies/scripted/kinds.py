@@ -23,6 +23,7 @@ OUTSIDE = 15
 """Beyond the edge of the world."""
 
 KIND_OF = {
+    "unknown": UNKNOWN,
     "grass": GRASS,
     "sand": SAND,
     "path": PATH,
@@ -39,6 +40,7 @@ KIND_OF = {
     "plant-ripe": RIPE,
     "outside": OUTSIDE,
 }
-"""By the names in a view. Creatures are not ground and are not here."""
+"""By the names in a view. Creatures are not ground and are not here. ``unknown`` is in no frame, only in views that are
+imagined: what lay beyond the frame that they are imagined from."""
 FREE = frozenset({GRASS, SAND, PATH})
 """What can be walked on."""

@@ -23,7 +23,8 @@ class Glance:
 
     view: Sequence[Sequence[str]]
     """7 rows of 9 names, top row first; the player is in the middle. A name is that of the thing on the tile (``cow``,
-    ``zombie``, ``skeleton``, ``arrow``, ``plant``, ``plant-ripe``, ``player``), or else of the ground."""
+    ``zombie``, ``skeleton``, ``arrow``, ``plant``, ``plant-ripe``, ``player``), or else of the ground. Where several actions are
+    planned from one frame, tiles that lay beyond it are ``unknown``."""
     facing: tuple[int, int]
     """(dx, dy) to the faced tile; y grows downwards. ``UNSEEN`` of a sleeper."""
     health: int
