@@ -15,8 +15,8 @@
     ├── WaitTimeout (exit 7)
     ├── LostStep                        a worker's hold on a step was taken back; it must write nothing more
     ├── StepCancelled, StepFailed       how a step that runs can end other than by success
-    │   └── StepBlocked                 nor can any other that needs the same: EngineRefused, BudgetSpent
-    └── EpisodeOver, ReplayMismatch, MissingFrame, EngineFailed   a fault inside one episode
+    │   └── StepBlocked                 nor can any other that needs the same: EngineRefused, BudgetSpent, TaskAppRefused
+    └── EpisodeOver, ReplayMismatch, MissingFrame, EngineFailed, TaskAppFailed   a fault inside one episode
 
 A sentence says what was wrong, with the value, and what would be right: lower case, no blame. To add an error, subclass the
 nearest parent, build the sentence in ``__init__``, and raise it; nothing else needs to know it.
@@ -343,6 +343,14 @@ class EngineRefused(StepBlocked):
 
 class BudgetSpent(StepBlocked):
     """The next request to a paid endpoint could go beyond the job's budget, so it is not sent."""
+
+
+class TaskAppRefused(StepBlocked):
+    """A remote task app takes no request of this job: a wrong key, a body that it does not know, or it never woke up."""
+
+
+class TaskAppFailed(SynthqError):
+    """A remote task app gave no usable answer to one rollout; the episode ends there."""
 
 
 class EngineFailed(SynthqError):

@@ -85,6 +85,8 @@ SAID: Final[dict[str, str]] = {
     "StepBlocked": "what every request of this job needs is refused",
     "EngineRefused": "the endpoint api.openai.com refuses gpt-4o (HTTP 401): 'Incorrect API key provided'",
     "BudgetSpent": "the budget is used up: $4.9931 of max_usd = 5 is spent, and the next request could cost $0.0112",
+    "TaskAppRefused": "the task app at http://127.0.0.1:8001 did not wake up within 300 s (status 503); start it",
+    "TaskAppFailed": "the task app at http://127.0.0.1:8001 gave no answer to /rollout: it took too long",
     "EngineFailed": "no answer of api.openai.com to gpt-4o within deadline_s = 120",
     "BadFrame": "a frame is an 8-bit RGB PNG",
     "BadSnapshot": "these bytes are no snapshot of crafter 1",
