@@ -40,6 +40,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Results": {
         "artifacts": ("cli.artifacts:artifacts", "List or download the files that a job made."),
+        "data": ("cli.data:data", "Check and show training data."),
         "traces": ("cli.traces:traces", "List, show, export and replay episodes."),
     },
     "Server": {

@@ -43,7 +43,8 @@ def test_a_turn_with_a_picture_and_a_call_looks_like_this() -> None:
         "</tools>\n\nTo call one, reply with:\n<tool_call>\n"
         '{"name": <name>, "arguments": <JSON object>}\n</tool_call><|im_end|>\n'
         "<|im_start|>user\nHealth 9<|vision_start|><|image_pad|><|vision_end|><|im_end|>\n"
-        '<|im_start|>assistant\n<tool_call>\n{"name": "interact_many", "arguments": {"actions":  ["do"]}}\n</tool_call><|im_end|>\n'
+        '<|im_start|>assistant\n<tool_call>\n{"name": "interact_many", "arguments": {"actions":  ["do"]}}\n</tool_call>'
+        "<|im_end|>\n"
     )
 
 

@@ -66,12 +66,12 @@ def render(messages: Sequence[Wire], tools: Sequence[Wire] | None = None, add_ge
 
 
 def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in messages and tools, and where it stands. Where a picture comes from is no text."""
+    """Every text in messages and tools, and where it stands. Ids are not rendered, and where a picture comes from is no text."""
     if isinstance(value, str):
         yield where, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if key != "image_url":
+            if key not in ("id", "tool_call_id", "image_url"):
                 yield from _texts(item, f"{where}.{key}" if where else str(key))
     elif isinstance(value, Sequence):
         for i, item in enumerate(value):
@@ -96,8 +96,8 @@ def prompt_and_reply(messages: Sequence[Wire], tools: Sequence[Wire] | None = No
 def read_reply(text: str) -> dict[str, Any]:
     """A model's reply as an assistant message in OpenAI's format: the inverse of ``render`` for such a message.
 
-    A call is ``<tool_call>``, one JSON object with a text ``name`` and an object ``arguments`` and nothing else, ``</tool_call>``,
-    with any white space between. Calls are named ``call_0`` and so on. Everything else is content, word for word.
+    A call is ``<tool_call>``, one JSON object with a text ``name`` and an object ``arguments`` and nothing else, then
+    ``</tool_call>``, with any white space between. Calls are named ``call_0`` and so on. Everything else is content, word for word.
     """
     said = text.removesuffix("\n").removesuffix(END) if text.endswith((END, f"{END}\n")) else text
     pieces: list[str] = []

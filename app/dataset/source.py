@@ -1,0 +1,124 @@
+"""Lines of a JSONL file, one after another in bounded memory, and the strict reading of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NoReturn
+
+LONGEST_LINE: Final = 256 * 1024 * 1024
+"""Bytes of the longest line that is read: ten images of 10 MB each take 134 MB as base64."""
+_PIECE: Final = 1024 * 1024
+_NOT_JSON = "is not JSON"
+
+
+class Unreadable(Exception):
+    """A line cannot be read; the text says why. Stays inside this package."""
+
+
+def lines_of(source: Path | Iterable[bytes]) -> Iterator[bytes | None]:
+    """The lines of a file, or of anything that gives lines, with their ends. None stands for one that is too long to read."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            yield from _bounded(file)
+    else:
+        yield from (line if len(line) <= LONGEST_LINE else None for line in source)
+
+
+def _bounded(file: BinaryIO) -> Iterator[bytes | None]:
+    while line := file.readline(LONGEST_LINE + 1):
+        if len(line) <= LONGEST_LINE:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(_PIECE)
+        yield None
+
+
+def read(line: bytes | None, number: int) -> Any:
+    """The value of one line. Raises Unreadable with a sentence for anything but one JSON value in UTF-8."""
+    if line is None:
+        raise Unreadable(f"the line is longer than {LONGEST_LINE} bytes, the most that is read; a line is one example")
+    if not line.strip():
+        raise Unreadable("the line is empty; take it out, every line is one JSON object")
+    if number == 1:
+        _beginning(line)
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Unreadable(
+            f"byte {error.start + 1} of the line, {line[error.start]:#04x}, is not UTF-8; save the file as UTF-8"
+        ) from None
+    try:
+        return _STRICT.decode(text)
+    except json.JSONDecodeError as error:
+        raise Unreadable(_mistake(error, line)) from None
+    except RecursionError:
+        raise Unreadable(f"the line {_NOT_JSON} of a chat: it is nested too deep") from None
+    except ValueError as error:  # a number with thousands of digits
+        raise Unreadable(f"the line cannot be read: {error}") from None
+
+
+def _beginning(line: bytes) -> None:
+    """Files that are something else altogether, told by their first bytes."""
+    if line.startswith(b"\xef\xbb\xbf"):
+        raise Unreadable("the file begins with a byte order mark; save it as UTF-8 without one")
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise Unreadable("the file is UTF-16; save it as UTF-8")
+    if line.startswith(b"\x1f\x8b"):
+        raise Unreadable("the file is packed with gzip; unpack it first")
+    if line.startswith(b"PK\x03\x04"):
+        raise Unreadable("the file is a zip archive; unpack it first")
+    if line.startswith(b"PAR1"):
+        raise Unreadable("the file is Parquet; write it as JSON, one object a line")
+    if line.strip() in (b"[", b"{"):
+        raise Unreadable(
+            f"the line holds {line.strip().decode()!r} alone: one value over many lines; write one JSON object a line"
+        )
+
+
+def _mistake(error: json.JSONDecodeError, line: bytes) -> str:
+    near = error.doc[error.pos : error.pos + 20].rstrip("\r\n")
+    what = f"{error.msg[:1].lower()}{error.msg[1:]}"
+    if not near:
+        cut = "" if line.endswith(b"\n") else "; the file may have been cut here"
+        return f"the line {_NOT_JSON}: {what} at its end{cut}"
+    hint = "; two lines may have run together" if error.msg == "Extra data" and near.startswith("{") else ""
+    return f"the line {_NOT_JSON}: {what} at character {error.pos + 1}, near {near!r}{hint}"
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Unreadable(f"the line gives the key {twice[:60]!r} twice in one object; keep one")
+    return value
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise Unreadable(f"the line holds {word}, which is no number of JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_once_each, parse_constant=_no_constant)
+
+
+def strict_json(text: str) -> Any:
+    """The value of a JSON text inside a line. Raises Unreadable, or ValueError where it is no JSON."""
+    try:
+        return _STRICT.decode(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, in a word."""
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
+    return "null" if value is None else names[type(value)]
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """A JSON value as a sentence can carry it."""
+    text = json.dumps(value, ensure_ascii=True)
+    return text if len(text) <= most else f"{text[:most]}..."
