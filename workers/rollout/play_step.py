@@ -5,21 +5,32 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+from sqlmodel import Session, col, select
 
 from app import db
-from app.models import Episode
+from app.errors import StepBlocked
+from app.models import Episode, JobEvent
 from app.plots.eval import policy_of
 from app.records import EpisodeKey, Frame, Turn
 from app.settings import get_settings
 from app.specs.eval import EvalSpec
+from app.specs.policies import OPENAI, policy_name
 from app.store import episodes, events
+from app.store.spending import JobMeter
 from app.store.turns import system_text, text_sha256
 from workers.rollout import envs, policies
 from workers.rollout.envs.base import Environment
 from workers.rollout.play import Game, PlayOptions
 from workers.rollout.policies.base import Policy
+from workers.rollout.remote import TaskApp, rollout_body, trace_of
 from workers.runner import Drain, StepContext, failure
+
+LOOK_S: Final = 0.1
+"""How often a turn that waits for a model looks whether the work should stop."""
+BLOCKED: Final = "play.blocked"
+"""Type of the event that says why nobody can play under a policy's label in this attempt of the job."""
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -37,7 +48,7 @@ def run(context: StepContext) -> dict[str, Any]:
             if sat_down and time.monotonic() - context.started > get_settings().step_budget_s:
                 raise Drain("its time is used up")
             sat_down += 1
-            failed += _one(table, Seat(key, policy_of(context.claim.spec, key.member)), present)
+            failed += _seated(table, Seat(key, policy_of(context.claim.spec, key.member)), present)
     return {"played": len(wanted) - failed, "failed": failed}
 
 
@@ -83,9 +94,32 @@ class Table:
             self.texts.add(text)
 
 
+def _seated(table: Table, seat: Seat, present: Episode | None) -> bool:
+    """Play one episode, unless its policy was found to be blocked: then nobody asks again. True when it failed."""
+    context = table.context
+    with db.reading() as session:
+        known = next((event.message for event in blocks(session, context.job_id, context.job_attempt, seat.label)), None)
+    if known is not None:
+        raise StepBlocked(known)
+    try:
+        return _one(table, seat, present)
+    except StepBlocked as why:
+        what = {"policy": seat.label, "attempt": context.job_attempt, "code": why.code}
+        context.log(str(why), "error", type=BLOCKED, **what)
+        raise
+
+
+def blocks(session: Session, job_id: str, attempt: int, label: str | None = None) -> list[JobEvent]:
+    """What blocked policies in an attempt of a job, the oldest first; of one label or of all."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type == BLOCKED).order_by(col(JobEvent.seq))
+    found = [event for event in session.exec(query) if event.data["attempt"] == attempt]
+    return [event for event in found if label in (None, event.data["policy"])]
+
+
 def _one(table: Table, seat: Seat, present: Episode | None) -> bool:
     """Play one episode; True when it failed, which is a row with its error and no reason to stop the others."""
-    error = failure(lambda: asyncio.run(_Sitting(table, seat, present).play()))
+    away = table.context.spec.eval.task_app_url is not None
+    error = failure(lambda: asyncio.run(_ask(table, seat) if away else _Sitting(table, seat, present).play()))
     if error is None:
         return False
     names = _names(table, seat)
@@ -113,6 +147,24 @@ def _names(table: Table, seat: Seat) -> dict[str, Any]:
     }
 
 
+async def _ask(table: Table, seat: Seat) -> None:
+    """Have the spec's task app play the episode, and store what it gives."""
+    context, spec = table.context, table.context.spec
+    app = TaskApp(spec.eval.task_app_url, check=context.check)
+    run_id = f"{context.job_id}-{seat.key.iteration}-{seat.key.seed}-{seat.key.member}"
+    body = rollout_body(spec, seat.label, seat.key, run_id=run_id)
+    try:
+        answer = await app.rollout(body, limit_s=body["safety"]["max_time_s"])
+    finally:
+        await app.close()
+    trace = trace_of(answer, spec, seat.label, seat.key)
+    episodes.save_frames(trace.frames if table.options.keep_frames else ())
+    episodes.save_texts(dict(trace.texts))
+    values = {**_names(table, seat), **trace.episode, "state": "done", "error": None, "snapshot": None}
+    with context.write() as session:
+        episodes.save_segment(session, values, list(trace.rows))
+
+
 class _Sitting:
     """One policy playing one episode, with what is not stored yet."""
 
@@ -129,27 +181,53 @@ class _Sitting:
         return Game.begin(options, policy, self._seat.key, world)
 
     async def play(self) -> None:
-        """Play to the end, storing a segment whenever one is full. On a drain, store what there is and pass it on."""
-        policy = policies.make(self._seat.label, self._table.context.spec.eval.options_of(self._seat.label))
+        """Play to the end, storing a segment whenever one is full. On a drain or a block, store what there is and pass it on."""
+        policy = self._policy()
         try:
             await self._turns(self._game(policy))
         finally:
             await policy.close()
 
+    def _policy(self) -> Policy:
+        context, label = self._table.context, self._seat.label
+        table = context.spec.eval
+        options = table.options_of(label)
+        if policy_name(label)[0] == OPENAI:
+            options["meter"] = JobMeter(context.job_id, table.budget)
+        return policies.make(label, options)
+
     async def _turns(self, game: Game) -> None:
         while not game.ended:
             try:
                 self._table.context.check()
-            except Drain:
+                turn, frame = await (game.turn() if game.policy.model is None else self._watched(game))
+            except (Drain, StepBlocked):
                 self._save(game, "running")
                 raise
-            turn, frame = await game.turn()
             self._table.keep_text(turn)
             if frame is not None and self._table.options.keep_frames:
                 self._frames.append(frame)
             if time.monotonic() - self._saved_at > get_settings().segment_s:
                 self._save(game, "running")
         self._save(game, "done")
+
+    async def _watched(self, game: Game) -> tuple[Turn, Frame | None]:
+        """A turn of a model, which may think for minutes: given up at once when the work should stop, and else kept alive.
+
+        The world has not moved when a turn is given up, so it is played again from where it stands.
+        """
+        turn = asyncio.ensure_future(game.turn())
+        alive_at = time.monotonic()
+        try:
+            while not (await asyncio.wait({turn}, timeout=LOOK_S))[0]:
+                self._table.context.check()
+                if time.monotonic() - alive_at > get_settings().segment_s:
+                    with self._table.context.write():
+                        alive_at = time.monotonic()
+            return turn.result()
+        finally:
+            turn.cancel()
+            await asyncio.wait({turn})
 
     def _save(self, game: Game, state: str) -> None:
         last = game.frame() if state == "done" and self._table.options.keep_frames else None
