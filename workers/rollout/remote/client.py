@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import httpx
@@ -21,7 +21,11 @@ LOOK_S = 1.0
 """Between two looks whether it is awake, and whether the work should stop."""
 MARGIN_S = 60.0
 """What a rollout may take beyond its own limit of time before it is given up."""
+ATTEMPTS = 3
+"""Times that a rollout is asked for, when the app goes away in between; an episode that is played twice comes out the same."""
 REFUSALS = (401, 403)
+MISFITS = (400, 404, 405, 413, 422)
+"""What the next episode would be answered as well."""
 ASLEEP = (502, 503, 504)
 
 
@@ -71,13 +75,14 @@ class TaskApp:
 
         Raises TaskAppRefused for what every other episode would get as well, TaskAppFailed for what ends this one.
         """
-        await self.warm_up()
-        answer = await self._patiently(self._http.post(f"{self.url}/rollout", json=body, timeout=limit_s + MARGIN_S))
-        self._refuse(answer)
-        if answer.status_code in ASLEEP:
-            self._awake = False
+        for attempt in range(ATTEMPTS):
+            await self.warm_up()
+            answer = await self._posted(body, limit_s, last=attempt == ATTEMPTS - 1)
+            if answer is not None:
+                break
+        assert answer is not None, "the last attempt gives an answer or raises"
         if answer.status_code >= 400:
-            kind = TaskAppRefused if answer.status_code in (400, 404, 405, 422) else TaskAppFailed
+            kind = TaskAppRefused if answer.status_code in MISFITS else TaskAppFailed
             raise kind(f"the task app at {self.url} answered /rollout with {answer.status_code}: {_said(answer)}")
         try:
             value = answer.json()
@@ -89,17 +94,26 @@ class TaskApp:
             raise TaskAppFailed(f"the task app at {self.url} answered /rollout with {type(value).__name__}, not an object")
         return value
 
-    async def _patiently(self, request: Any) -> httpx.Response:
+    async def _posted(self, body: Mapping[str, Any], limit_s: float, *, last: bool) -> httpx.Response | None:
+        """The answer; None when the app fell asleep, or went away, and this was not the last attempt."""
+        try:
+            answer = await self._patiently(self._http.post(f"{self.url}/rollout", json=body, timeout=limit_s + MARGIN_S))
+        except httpx.HTTPError as error:
+            self._awake = False
+            if last or isinstance(error, httpx.TimeoutException):
+                raise TaskAppFailed(f"the task app at {self.url} gave no answer to /rollout: {_why(error)}") from None
+            return None
+        self._refuse(answer)
+        self._awake = answer.status_code not in ASLEEP
+        return answer if self._awake or last else None
+
+    async def _patiently(self, request: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
         """Await an answer, and look meanwhile whether the work should stop."""
         task = asyncio.ensure_future(request)
         try:
             while not (await asyncio.wait([task], timeout=LOOK_S))[0]:
                 self._check()
-            answer: httpx.Response = task.result()
-            return answer
-        except httpx.HTTPError as error:
-            self._awake = False
-            raise TaskAppFailed(f"the task app at {self.url} gave no answer to /rollout: {_why(error)}") from None
+            return task.result()
         finally:
             task.cancel()
 
