@@ -11,7 +11,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 from uuid import uuid4
@@ -48,7 +50,7 @@ def store_file(
     sha256, size = digest(path)
     name = clean_name(name)
     relative = f"{clean_name(job_id)}/{sha256[:16]}-{name}"
-    _put(path, relative)
+    put(path, relative)
     return Artifact(
         id=new_id("art"),
         job_id=job_id,
@@ -76,13 +78,13 @@ def record(session: Session, artifact: Artifact) -> Artifact:
     return artifact
 
 
-def open_artifact(artifact: Artifact, *, verify: bool = False) -> BinaryIO:
+def open_artifact(artifact: Artifact, *, verify: bool = False, root_url: str | None = None) -> BinaryIO:
     """The artifact's bytes, open for reading; the caller closes it.
 
     ``verify`` reads everything once before, and raises ArtifactDamaged unless size and sha256 are those of the row. Raises
-    ArtifactNotFound when the bytes are gone.
+    ArtifactNotFound when the bytes are gone. ``root_url`` is another store's artifact root.
     """
-    fs, root = _root()
+    fs, root = _root(root_url)
     full = f"{root}/{_below(artifact)}"
     try:
         if verify:
@@ -107,6 +109,45 @@ def delete_job(job_id: str) -> None:
         fs.rm(folder, recursive=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFile:
+    """A file below the artifact root, whoever put it there."""
+
+    path: str
+    """Below the root, as in an artifact's row."""
+    bytes: int
+    modified: float
+    """UTC epoch seconds, by the clock of where it is stored; now, where that tells no time."""
+
+
+def stored_files() -> Iterator[StoredFile]:
+    """Every file two levels below the artifact root, half-written ones too."""
+    fs, root = _root()
+    if not fs.exists(root):
+        return
+    for folder in sorted(each["name"] for each in fs.ls(root, detail=True) if each["type"] == "directory"):
+        for found in sorted(fs.ls(folder, detail=True), key=lambda each: str(each["name"])):
+            if found["type"] == "file":
+                *_, job, name = found["name"].split("/")
+                yield StoredFile(path=f"{job}/{name}", bytes=int(found["size"]), modified=_modified(found))
+
+
+def _modified(found: dict[str, Any]) -> float:
+    stamp = found.get("mtime", found.get("LastModified", found.get("last_modified")))
+    if isinstance(stamp, datetime):
+        return stamp.timestamp()
+    return float(stamp) if isinstance(stamp, int | float) else time.time()
+
+
+def delete_file(stored: StoredFile) -> None:
+    """Delete one file below the root, and its folder when nothing is left in it."""
+    fs, root = _root()
+    fs.rm_file(f"{root}/{stored.path}")
+    folder = f"{root}/{stored.path.partition('/')[0]}"
+    if "file" in _protocols(fs) and not fs.ls(folder):
+        fs.rmdir(folder)
+
+
 def digest(path: Path) -> tuple[str, int]:
     """sha256 (hex) and size in bytes of a local file."""
     with path.open("rb") as stream:
@@ -122,8 +163,8 @@ def clean_name(name: str) -> str:
     return safe[:NAME_CHARS] or "file"
 
 
-def _root() -> tuple[AbstractFileSystem, str]:
-    fs, root = fsspec.core.url_to_fs(get_settings().artifacts)
+def _root(url: str | None = None) -> tuple[AbstractFileSystem, str]:
+    fs, root = fsspec.core.url_to_fs(url or get_settings().artifacts)
     return fs, root.rstrip("/")
 
 
@@ -134,7 +175,8 @@ def _below(artifact: Artifact) -> str:
     return artifact.path
 
 
-def _put(path: Path, relative: str) -> None:
+def put(path: Path, relative: str) -> None:
+    """Copy a finished local file to its place below the root; it is there whole or not at all."""
     fs, root = _root()
     final = f"{root}/{relative}"
     if _protocols(fs) & WHOLE_PUTS:
