@@ -31,6 +31,7 @@ NOBODY: Final = hashlib.sha256(b"no key has this hash").hexdigest()
 """Compared with when the id is unknown, so that the time taken tells nothing."""
 LOCAL: Final = "local"
 """Who calls a server without keys."""
+NO_KEYS: Final = "set SYNTHQ_API_KEYS, or make a key with `synthq key create` on the server's own machine"
 WANTED: Final = (
     "this server wants an API key, and the request had none that fits; send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
 )
@@ -47,7 +48,7 @@ def authenticate(
     """Id of the key that calls, or ``local`` on a server without keys. Raises NotAllowed, LoopbackOnly."""
     with db.reading() as session:
         if not any_key(session):
-            _only_this_machine(request)
+            only_this_machine(request, NO_KEYS)
             return LOCAL
         caller = identify(session, bearer.credentials if bearer else header or "")
     if caller is None:
@@ -126,16 +127,19 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def _only_this_machine(request: Request) -> None:
-    way_out = "; set SYNTHQ_API_KEYS, or make a key with `synthq key create` on the server's own machine"
+def only_this_machine(request: Request, way_out: str) -> None:
+    """Let a request to a server without keys through when it comes from this machine and was meant for it.
+
+    ``way_out`` says how the server gets keys. Raises LoopbackOnly.
+    """
     if request.client is None or not is_loopback(request.client.host):
-        raise LoopbackOnly(f"this server has no API keys and answers its own machine alone{way_out}")
+        raise LoopbackOnly(f"this server has no API keys and answers its own machine alone; {way_out}")
     host = _host_of(f"//{request.headers.get('host', '')}")
     if not is_loopback(host):
-        raise LoopbackOnly(f"this server has no API keys and is to be called by a loopback name, not {host[:80]!r}{way_out}")
+        raise LoopbackOnly(f"this server has no API keys and is to be called by a loopback name, not {host[:80]!r}; {way_out}")
     origin = request.headers.get("origin")
     if origin is not None and not is_loopback(_host_of(origin)):
-        raise LoopbackOnly(f"this server has no API keys and takes no calls from pages of {origin[:80]!r}{way_out}")
+        raise LoopbackOnly(f"this server has no API keys and takes no calls from pages of {origin[:80]!r}; {way_out}")
 
 
 def _host_of(url: str) -> str:

@@ -42,6 +42,20 @@ class Settings(BaseSettings):
     api_keys: str = ""
     """Comma list of API keys that are accepted beside those in the store. None anywhere: loopback only."""
 
+    task_app_host: str = "127.0.0.1"
+    task_app_port: int = Field(8001, ge=0, le=65535)
+    """Where the task app listens; 0 leaves it out of ``synthq up``, and is any free port where it is started by itself."""
+    task_app_keys: str = ""
+    """Comma list of keys that the task app accepts, beside the two below. None anywhere: loopback only."""
+    environment_api_key: str = Field("", validation_alias="ENVIRONMENT_API_KEY")
+    """The task app's key, under the name that other makers' tools know."""
+    environment_api_key_aliases: str = Field("", validation_alias="ENVIRONMENT_API_KEY_ALIASES")
+    """Comma list of further keys of the task app, likewise."""
+    task_app_model_keys: str = ""
+    """Comma list of variables with keys of model endpoints that a request to the task app may name."""
+    task_app_processes: int = Field(0, ge=0, le=256)
+    """Processes in which the task app plays; 0: one for each core."""
+
     lease_s: float = Field(60.0, gt=0)
     """How long a claimed step stays with its worker without a sign of life."""
     renew_s: float = Field(20.0, gt=0)
@@ -123,9 +137,25 @@ class Settings(BaseSettings):
         return self.artifacts_url or str(self.home / "artifacts")
 
     @property
+    def accepted_by_task_app(self) -> tuple[str, ...]:
+        """Every key that the task app accepts."""
+        given = (self.task_app_keys, self.environment_api_key_aliases)
+        return tuple(key for key in (*_listed(*given), self.environment_api_key.strip()) if key)
+
+    @property
+    def sent_by_task_app(self) -> tuple[str, ...]:
+        """Variables whose keys a request may have the task app send to a model endpoint."""
+        return _listed(self.task_app_model_keys)
+
+    @property
     def logs_dir(self) -> Path:
         """One log file for each process that ``synthq up`` runs."""
         return self.home / "logs"
+
+
+def _listed(*texts: str) -> tuple[str, ...]:
+    """The parts of comma lists."""
+    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
 
 
 @lru_cache(maxsize=1)
