@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
-from app.errors import Problem
+from app.errors import Problem, did_you_mean
 from app.specs.base import Compat, Path, dotted, quoted
 from app.specs.source import describe
 
@@ -132,6 +132,7 @@ class Draft:
                 self.pop(split(key))
         for old, new in compat.aliases.items():
             self._alias(split(old), split(new), compat.values.get(new, {}))
+        self._close_foreign_tables(compat)
         for key, spellings in compat.values.items():
             if (value := self.get(split(key))) is not MISSING:
                 self.get(split(key)[:-1])[split(key)[-1]] = _spelled(value, spellings)
@@ -156,6 +157,19 @@ class Draft:
             self.problem(
                 old, f"{shown(value)} is another spelling of {dotted(new)}, which is {shown(present)}; keep one of the two"
             )
+
+    def _close_foreign_tables(self, compat: Compat) -> None:
+        """Take out the tables that only other spellings have: they are empty now, or what is left in them is no key."""
+        own = {split(new)[0] for new in compat.aliases.values()}
+        for root in dict.fromkeys(split(old)[0] for old in compat.aliases):
+            table = self.get((root,))
+            if root in own or not isinstance(table, dict):
+                continue
+            known = [str(split(old)[-1]) for old in compat.aliases if split(old)[0] == root]
+            for key in table:
+                near = did_you_mean(key, known) or f" (known there: {', '.join(known)})"
+                self.problem((root, key), f"no such key in [{root}]{near}")
+            self.pop((root,))
 
     def _overrides(self, one: Path, other: Path) -> bool:
         """Is the value written at one path from ``--set``, and the other not?"""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from app.errors import did_you_mean
 from app.specs.base import NAME, Clash, Compat, Spec, Table, Word, Words
@@ -21,6 +23,30 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 FileName = Annotated[str, StringConstraints(pattern=NAME)]
 OUTPUTS = (".jsonl", ".json")
 """Endings of a file of lines: one line each, or one JSON list of them all."""
+
+
+STORE = "store"
+"""The `db` that is synthq's own."""
+_FILE_URL = re.compile(r"(?:sqlite(?:\+\w+)?|libsql|file):(?://)?", re.IGNORECASE)
+
+
+def _import_name(db: str) -> str:
+    """The name that an import goes by: a file's name for a path or a URL of a file; any other URL as it is."""
+    if "://" in db and not _FILE_URL.match(db):
+        if urlsplit(db).password is not None:
+            raise ValueError(
+                "holds a password, and a spec is stored with its job; write the name that `synthq traces import` told"
+            )
+        return db
+    name = re.split(r"[/\\]", _FILE_URL.sub("", db, count=1).partition("?")[0])[-1]
+    if not name:
+        raise ValueError(f'must be a file\'s name or "{STORE}", not {shown(db)}')
+    return name
+
+
+Judge = Annotated[str, StringConstraints(pattern=NAME)]
+JudgeScores = Annotated[dict[Judge, float], Field(default_factory=dict)]
+"""A bound for each judge that is named."""
 
 
 class TurnsTable(Table):
@@ -80,8 +106,9 @@ class FilterTable(Table):
 
     jobs: Words = ()
     """Jobs whose episodes are read, by id, prefix of an id, or name; none: every finished episode."""
-    db: Word = "store"
-    """Where episodes are read from: `store`, synthq's own, or the name of a file that `synthq traces import` brought in."""
+    db: Annotated[Word, AfterValidator(_import_name)] = STORE
+    """Where episodes are read from: `store`, every episode that synthq has, or a file that `synthq traces import` brought in,
+    by its name, its path or its `sqlite` URL. The file itself is not read again."""
     policies: Words = ()
     """Keep episodes of these policies, as their jobs name them; `scripted` stands for each of its views. None: of any."""
     models: Words = ()
@@ -100,10 +127,10 @@ class FilterTable(Table):
     """Least score of an episode: how many different achievements it unlocked. 0.5 keeps those with at least one."""
     max_official_score: Annotated[float, Field(ge=0)] | None = None
     """Greatest score of an episode."""
-    min_judge_scores: dict[str, float] = Field(default_factory=dict)
+    min_judge_scores: JudgeScores
     """Least score by each judge that is named; an episode that a judge has not scored does not pass."""
-    max_judge_scores: dict[str, float] = Field(default_factory=dict)
-    """Greatest score by each judge that is named."""
+    max_judge_scores: JudgeScores
+    """Greatest score by each judge that is named; here too an episode without that score does not pass."""
     min_return: float | None = None
     """Least sum of an episode's rewards, under the reward that its job named."""
     max_return: float | None = None
@@ -121,13 +148,16 @@ class FilterTable(Table):
     filter_errors: bool = True
     """Leave out episodes that failed, or in which an engine gave no usable reply; false reads what there is of them."""
     filter_timeouts: bool = False
-    """Leave out episodes that a limit of time cut short (not those that ended by their limit of turns)."""
+    """Leave out episodes that a limit of time cut short: `eval.max_time_s`, or the deadline of a reply that never came. A limit
+    of turns is none."""
     detect_loops: bool = False
-    """Leave out episodes in which the same 2 to 8 turns (picture and actions) came three times in a row."""
+    """Leave out episodes that go round: 2 to 8 turns, not all alike, whose pictures and actions came three times in a row."""
     max_repeated_actions: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Leave out episodes with a longer run of turns that took the same actions at the same picture."""
-    min_unique_states: Count | None = None
-    """Fewest different pictures that were shown in an episode."""
+    """Most turns that may take the same actions and see the same picture, in a row of turns with the same actions. A row that
+    unlocks an achievement, by its end or in the turn after it, was patience and does not count."""
+    min_unique_states: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Fewest different pictures in an episode. Here and above, two pictures in which no pixel differs by more than 16 of 255 are
+    the same: so slow a change is daylight, not the world. Turns without a picture go by the text of their prompt."""
     top_share: Share | None = None
     """Of the episodes that are left, keep the best share: by achievements, then by return."""
     outcomes_ok_only: bool = True
@@ -158,7 +188,8 @@ class FilterTable(Table):
     split: SplitTable = SplitTable()
     """A part of the episodes is kept apart, for validation."""
     include_images: bool = True
-    """Write frames into the lines as PNG; must agree with how the episodes were played. False leaves text alone."""
+    """Write frames into the lines as PNG; must agree with how the episodes were played. False writes the text alone, which play
+    from pictures alone (`image_only_mode`) does not have. Refused for a job that is named, left out where none is."""
     include_metadata: bool = True
     """Write where a line comes from into it."""
     format: Literal["openai"] = "openai"
@@ -250,9 +281,7 @@ class FilterSpec(Spec):
         jobs = len(self.filter.jobs)
         if jobs:
             return f"episodes of {jobs} job{'s' * (jobs != 1)}"
-        return (
-            "every finished episode in the store" if self.filter.db == "store" else f"every finished episode of {self.filter.db}"
-        )
+        return "every finished episode in the store" if self.filter.db == STORE else f"every finished episode of {self.filter.db}"
 
     def cautions(self) -> Iterator[str]:
         for name in self.filter.achievements:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -21,6 +22,9 @@ _PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""
 _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_PART}\.[ \t]*+){{100}}")
 """``tomllib`` needs memory with the square of a key's parts."""
 
+
+DATED = re.compile(r"(?:min|max)_created_at")
+"""Keys whose value may be a date of TOML; the resolved spec holds seconds."""
 
 _REPEATED = re.compile(r"Cannot declare \('(.*?)',?\) twice")
 
@@ -124,6 +128,8 @@ def _fault(path: Path, value: Any) -> str | None:
         return None
     if isinstance(value, int):
         return None if -(2**63) <= value < 2**63 else "is a whole number of more than 64 bits"
+    if isinstance(value, date) and path and DATED.fullmatch(str(path[-1])):
+        return None
     return f"must be text, a number, true or false, a list or a table, not a {type(value).__name__}"
 
 

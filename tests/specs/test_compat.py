@@ -113,7 +113,7 @@ def test_a_refused_key_is_one_problem_with_its_reason(kind: str, key: str) -> No
     here[last] = "something"
     [(told, message)] = problems(tables).items()
     assert told == key
-    assert message.endswith("no secrets; remove the key" if last == "api_key" else '(it is "something")')
+    assert message.endswith("no secrets; name the variable in api_key_env" if last == "api_key" else '(it is "something")')
 
 
 @pytest.mark.parametrize("kind", list(specs.KINDS))
@@ -130,7 +130,7 @@ def test_another_spelling_leads_to_a_key_and_is_none(kind: str) -> None:
         assert not any(exists(old) for old in [*compat.aliases, *compat.refused, *compat.settled])
 
 
-def test_the_followed_projects_own_eval_settings_are_read_but_for_the_model() -> None:
+def test_the_followed_projects_own_eval_settings_are_read() -> None:
     tables = {
         "eval": {
             "app_id": "grpo-crafter-task-app",
@@ -156,8 +156,8 @@ def test_the_followed_projects_own_eval_settings_are_read_but_for_the_model() ->
             },
         }
     }
-    assert set(problems(tables)) == {"eval.model", "eval.policy_name"}
-    spec = specs.build(tables | {"eval": {k: v for k, v in tables["eval"].items() if k not in ("model", "policy_name")}
-        | {"policy_config": {k: v for k, v in tables["eval"]["policy_config"].items() if k != "model"}}}, env={})  # type: ignore[attr-defined]  # fmt: skip
+    spec = specs.build(tables, env={})
     assert isinstance(spec, specs.EvalSpec)
+    assert (spec.eval.policies, spec.eval.model) == (("openai:gpt-4o-mini",), "gpt-4o-mini")
     assert (spec.eval.max_turns, spec.eval.max_llm_calls, spec.eval.temperature) == (50, 50, 0.6)
+    assert (spec.eval.policy_config.top_p, spec.eval.policy_config.endpoint) == (0.95, "https://api.openai.com/v1")
