@@ -232,7 +232,7 @@ class Episode(SQLModel, table=True):
     returns: dict[str, float] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
     """Sum of each reward over the episode."""
     achievements: dict[str, int] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
-    """Achievement -> number of the game step that unlocked it."""
+    """Achievement -> number of the game step that unlocked it; 0 where a trace from elsewhere does not tell."""
     unlocked: int = 0
     """How many achievements."""
     outcomes: dict[str, int] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
@@ -293,6 +293,8 @@ class FrameRow(SQLModel, table=True):
     png: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     width: int
     height: int
+    stored_at: float = Field(default=0.0, sa_column=Column(Float, nullable=False, server_default="0"))
+    """When it was last stored, to the hour: one that no turn names is dropped only when this is hours ago."""
 
 
 class TextRow(SQLModel, table=True):

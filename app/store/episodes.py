@@ -19,29 +19,41 @@ from app.records import EpisodeKey, Frame
 from app.store import turns as turn_rows
 
 FRAMES_A_STATEMENT = 500
+FRESH_S = 3600.0
+"""A frame that is stored again is noted as stored now, unless it was within this time."""
 
 
-def _insert_new(session: Session, table: Any, rows: list[dict[str, Any]]) -> None:
-    """Insert the rows whose key is not there yet."""
+def _insert(session: Session, table: Any) -> Any:
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).on_conflict_do_nothing()
-    session.connection().execute(statement, rows)
+    return dialect.insert(table)
 
 
 def save_frames(frames: Iterable[Frame]) -> None:
-    """Store the frames that are not stored yet, in a transaction of its own."""
+    """Store the frames that are not stored yet, in a transaction of its own.
+
+    The time goes with those that are, too: a turn is about to name them, and nobody may drop them before it does.
+    """
     unique = {frame.sha256: frame for frame in frames}
     rows = [{"sha256": f.sha256, "png": f.png, "width": f.width, "height": f.height} for _, f in sorted(unique.items())]
     for start in range(0, len(rows), FRAMES_A_STATEMENT):
         with db.writing() as session:
-            _insert_new(session, FrameRow, rows[start : start + FRAMES_A_STATEMENT])
+            at = db.clock(session)
+            new = _insert(session, FrameRow)
+            fresh = new.on_conflict_do_update(
+                index_elements=[col(FrameRow.sha256)],
+                set_={"stored_at": at},
+                where=col(FrameRow.stored_at) < at - FRESH_S,
+            )
+            batch = [{**row, "stored_at": at} for row in rows[start : start + FRAMES_A_STATEMENT]]
+            session.connection().execute(fresh, batch)
 
 
 def save_texts(texts: dict[str, str]) -> None:
     """Store long texts under their sha256."""
     if texts:
         with db.writing() as session:
-            _insert_new(session, TextRow, [{"sha256": sha256, "text": text} for sha256, text in sorted(texts.items())])
+            rows = [{"sha256": sha256, "text": text} for sha256, text in sorted(texts.items())]
+            session.connection().execute(_insert(session, TextRow).on_conflict_do_nothing(), rows)
 
 
 def find(session: Session, job_id: str, key: EpisodeKey) -> Episode | None:
