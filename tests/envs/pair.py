@@ -106,3 +106,24 @@ class Busy:
 
 def _named(way: tuple[int, int]) -> str:
     return DIRECTION_NAMES[DIRECTIONS.index(way)]
+
+
+WEIGHTS = {"noop": 1, "do": 10, "move_left": 4, "move_right": 4, "move_up": 4, "move_down": 4, "sleep": 0.3}
+
+
+def play_to_the_end(seed: int) -> Pair:
+    """Weighted random actions until the player dies, with nothing given."""
+    pair, rng = Pair(seed), random.Random(seed)
+    actions = pair.ours.actions
+    while not pair.ours.ended:
+        pair.step(rng.choices(actions, [WEIGHTS.get(action, 1) for action in actions])[0])
+    return pair
+
+
+def play_busily(seed: int, steps: int) -> Pair:
+    """A player that does everything there is to do, for so many steps or until it dies."""
+    pair = Pair(seed, length=steps)
+    player = Busy(pair, seed)
+    while not pair.ours.ended:
+        player.step()
+    return pair

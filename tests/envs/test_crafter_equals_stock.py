@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from itertools import product
 
 import crafter.constants
 import numpy as np
 import pytest
-from pair import Busy, Pair
+from pair import Pair, play_busily, play_to_the_end
 
 from workers.rollout.envs.crafter import tables
 from workers.rollout.envs.crafter.render import painter
-
-WEIGHTS = {"noop": 1, "do": 10, "move_left": 4, "move_right": 4, "move_up": 4, "move_down": 4, "sleep": 0.3}
-
-
-def play_to_the_end(seed: int) -> Pair:
-    """Weighted random actions until the player dies, with nothing given."""
-    pair, rng = Pair(seed), random.Random(seed)
-    actions = pair.ours.actions
-    while not pair.ours.ended:
-        pair.step(rng.choices(actions, [WEIGHTS.get(action, 1) for action in actions])[0])
-    return pair
-
-
-def play_busily(seed: int, steps: int) -> Pair:
-    pair = Pair(seed, length=steps)
-    player = Busy(pair, seed)
-    while not pair.ours.ended:
-        player.step()
-    return pair
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -48,18 +27,6 @@ def test_a_busy_episode_is_equal_through_day_and_night(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(10, 34))
 def test_more_episodes_are_equal_to_their_death(seed: int) -> None:
     assert play_to_the_end(seed).ours.ended == "died"
-
-
-@pytest.mark.slow
-def test_busy_episodes_are_equal_and_reach_every_achievement() -> None:
-    reached: Counter[str] = Counter()
-    ends: Counter[str | None] = Counter()
-    for seed in range(200, 224):
-        ours = play_busily(seed, 1500).ours
-        reached.update(ours.unlocked())
-        ends[ours.ended] += 1
-    assert set(reached) == set(tables.ACHIEVEMENTS)
-    assert set(ends) == {"died", "length"}
 
 
 def test_frames_of_any_size_are_equal_by_day() -> None:
