@@ -187,6 +187,7 @@ def scores(summary: Mapping[str, Any], *, wide: bool = False) -> list[str]:
     if confidence:
         lines.append(f"mean [low, high]: {confidence:.0%} intervals over seeds")
     lines += _cost(summary)
+    lines += _spent(summary.get("spent"))
     lines += _differences(summary.get("differences") or [])
     lines += _losses(summary)
     return lines + (["", *rates(policies)] if wide else [])
@@ -207,6 +208,24 @@ def _cost(summary: Mapping[str, Any]) -> list[str]:
     told = ", ".join(f"{count:,} {clean(name)}" for name, count in outcomes.items()) if isinstance(outcomes, dict) else ""
     speed = f": {summary['turns_per_s']:,.0f} turns/s" if isinstance(summary.get("turns_per_s"), int | float) else ""
     return [f"{turns:,} turns{f' ({told})' if told else ''}, {steps:,} game steps in {duration(float(spent or 0))}{speed}"]
+
+
+def _spent(spent: object) -> list[str]:
+    """``1,200 requests to models: 3,480,000 tokens in, 41,000 out, $9.1100 of $10.00``."""
+    if not isinstance(spent, dict):
+        return []
+    requests, given, taken = (spent.get(key) for key in ("requests", "input_tokens", "output_tokens"))
+    if not (isinstance(requests, int) and isinstance(given, int) and isinstance(taken, int)):
+        return []
+    parts = [f"{given:,} tokens in, {taken:,} out"]
+    if isinstance(usd := spent.get("usd"), int | float):
+        parts.append(f"${usd:,.4f}" + (f" of ${cap:,.2f}" if isinstance(cap := spent.get("max_usd"), int | float) else ""))
+    if isinstance(most := spent.get("max_tokens"), int):
+        parts.append(f"{given + taken:,} of {most:,} tokens")
+    lines = [f"{requests:,} requests to models: {', '.join(parts)}" + (": the budget ended it" if spent.get("capped") else "")]
+    if isinstance(held := spent.get("held_tokens"), int) and held > 0:
+        lines.append(f"requests without an answer may have taken up to {held:,} tokens more")
+    return lines
 
 
 def _losses(summary: Mapping[str, Any]) -> list[str]:

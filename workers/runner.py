@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlmodel import Session, col
 
 from app import broker, claims, db, lifecycle, specs
-from app.errors import LostStep, StepCancelled, StepFailed, SynthqError
+from app.errors import LostStep, StepBlocked, StepCancelled, StepFailed, SynthqError
 from app.models import Queue, Step
 from app.settings import get_settings
 from app.store import events
@@ -253,11 +253,12 @@ def _settle(write: Callable[[Session], None]) -> None:
 def failure(work: Callable[[], Any]) -> str | None:
     """Do a part of a step that may go wrong by itself, such as one episode: None, or the reason why it failed.
 
-    What stops the whole step (a cancel, a lost hold, a drain, a database that is gone) goes through.
+    What stops the whole step (a cancel, a lost hold, a drain, something that all its parts lack, a database that is gone) goes
+    through.
     """
     try:
         work()
-    except (StepCancelled, LostStep, Drain, DBAPIError):
+    except (StepCancelled, LostStep, Drain, StepBlocked, DBAPIError):
         raise
     except Exception as error:  # one bad seed must not end the others
         if not isinstance(error, SynthqError):

@@ -63,7 +63,7 @@ def play(policy: Policy, env: Crafter, turns: int, first: int = 0) -> list[str]:
     return done
 
 
-@pytest.fixture(params=sorted(policies.POLICIES))
+@pytest.fixture(params=sorted(set(policies.POLICIES) - {"openai"}))  # which needs an endpoint: test_openai.py
 def name(request) -> str:
     return request.param
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlmodel import Session, col, select
 
 from app import db
-from app.errors import StepBlocked
+from app.errors import BudgetSpent, StepBlocked
 from app.models import Episode, JobEvent
 from app.plots.eval import policy_of
 from app.records import EpisodeKey, Frame, Turn
@@ -36,7 +36,9 @@ BLOCKED: Final = "play.blocked"
 def run(context: StepContext) -> dict[str, Any]:
     """Play the step's episodes, each once; those that are over already are left as they are."""
     spec: EvalSpec = context.spec
-    table = Table(context=context, options=PlayOptions.of(spec))
+    with db.reading() as session:
+        blocked = {event.data["policy"]: event.message for event in blocks(session, context.job_id, context.job_attempt)}
+    table = Table(context=context, options=PlayOptions.of(spec), blocked=blocked)
     failed = sat_down = 0
     wanted = [EpisodeKey(iteration=i, seed=s, member=m) for i, s, m in context.payload["episodes"]]
     for key in wanted:
@@ -77,6 +79,8 @@ class Table:
 
     context: StepContext
     options: PlayOptions
+    blocked: dict[str, str]
+    """Policies that another step of this attempt found blocked, by label, and why: nobody asks again."""
     env: Environment | None = None
     texts: set[str] = field(default_factory=set)
 
@@ -95,25 +99,22 @@ class Table:
 
 
 def _seated(table: Table, seat: Seat, present: Episode | None) -> bool:
-    """Play one episode, unless its policy was found to be blocked: then nobody asks again. True when it failed."""
+    """Play one episode, and tell the steps that follow when its policy is blocked. True when it failed."""
     context = table.context
-    with db.reading() as session:
-        known = next((event.message for event in blocks(session, context.job_id, context.job_attempt, seat.label)), None)
-    if known is not None:
-        raise StepBlocked(known)
+    if seat.label in table.blocked:
+        raise StepBlocked(table.blocked[seat.label])
     try:
         return _one(table, seat, present)
     except StepBlocked as why:
-        what = {"policy": seat.label, "attempt": context.job_attempt, "code": why.code}
+        what = {"policy": seat.label, "attempt": context.job_attempt, "capped": isinstance(why, BudgetSpent)}
         context.log(str(why), "error", type=BLOCKED, **what)
         raise
 
 
-def blocks(session: Session, job_id: str, attempt: int, label: str | None = None) -> list[JobEvent]:
-    """What blocked policies in an attempt of a job, the oldest first; of one label or of all."""
+def blocks(session: Session, job_id: str, attempt: int) -> list[JobEvent]:
+    """What blocked policies in an attempt of a job, the oldest first."""
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.type == BLOCKED).order_by(col(JobEvent.seq))
-    found = [event for event in session.exec(query) if event.data["attempt"] == attempt]
-    return [event for event in found if label in (None, event.data["policy"])]
+    return [event for event in session.exec(query) if event.data["attempt"] == attempt]
 
 
 def _one(table: Table, seat: Seat, present: Episode | None) -> bool:

@@ -19,8 +19,10 @@ from app.models import Episode, Job
 from app.plots.eval import episodes_of, policy_of
 from app.scores import EpisodeScore, paired_difference, summarise
 from app.specs import EvalSpec, resolved
+from app.specs.policies import OPENAI, policy_name
+from app.store import spending
 from app.store.traces import NO_SNAPSHOT
-from workers.rollout import envs
+from workers.rollout import envs, play_step
 from workers.rollout.play import PlayOptions
 from workers.runner import StepContext
 
@@ -37,12 +39,14 @@ def run(context: StepContext) -> dict[str, Any]:
     with db.reading() as session:
         rows = _episodes(session, context)
         seconds = _seconds(session, context.job_id)
+        spent = _spent(session, context)
     context.check()
     done = [row for row in rows if row.state == "done"]
     told = {
         **_scores(spec, done),
         **_counts(spec, rows),
         **_cost(done, seconds),
+        **({"spent": spent} if spent else {}),
     }
     path = context.workdir / "report.json"
     path.write_text(json.dumps({**told, "results": [_result(row) for row in rows]}, indent=1) + "\n", encoding="utf-8")
@@ -70,6 +74,15 @@ def _seconds(session: Session, job_id: str) -> float:
     begun = job.started_at if job is not None and job.started_at is not None else None
     now = db.clock(session)
     return max(0.0, now - begun) if begun is not None else 0.0
+
+
+def _spent(session: Session, context: StepContext) -> dict[str, Any] | None:
+    """What was asked of models' endpoints over all attempts of the job; None when no model plays."""
+    table = context.spec.eval
+    if all(policy_name(label)[0] != OPENAI for label in table.policies):
+        return None
+    blocks = play_step.blocks(session, context.job_id, context.job_attempt)
+    return {**spending.spent(session, context.job_id, table.budget), "capped": any(event.data["capped"] for event in blocks)}
 
 
 def _scores(spec: EvalSpec, done: Sequence[Episode]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ __all__ = ["GROUP", "POLICIES", "Policy", "Request", "known", "make"]
 POLICIES = {
     "random": "workers.rollout.policies.random:Random",
     "scripted": "workers.rollout.policies.scripted:Scripted",
+    "openai": "workers.rollout.policies.openai:OpenAI",
 }
 """Names are strings, so that a policy's libraries are imported only when it is asked for."""
 GROUP = "synthq.policies"
