@@ -100,7 +100,7 @@ def _print(text: str) -> None:
 def _print_summary(given: argparse.Namespace, summary: Summary) -> None:
     more = summary.problems - given.max_problems
     if more > 0:
-        _print(f"and {more:,} more problems (--max-problems shows more)" if given.max_problems else f"{more:,} problems")
+        _print(f"and {_counted(more, 'problem')} more, not listed (--max-problems)")
     if summary.problems:
         _print("")
     width = max(len(name) for name, _ in summary.rows())

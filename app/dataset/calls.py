@@ -8,9 +8,9 @@ from typing import Any
 
 from app.dataset import schema
 from app.dataset.look import Look
-from app.dataset.source import Unreadable, kind, shown, strict_json
+from app.dataset.source import Unreadable, kind, mistake, shown, strict_json
 from app.dataset.summary import count
-from app.errors import did_you_mean
+from app.errors import cut, did_you_mean
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -39,7 +39,7 @@ def _tool(look: Look, tool: Any, where: str) -> None:
     look.problems += faults
     for key in function:
         if key not in ("name", "description", "parameters", "strict"):
-            look.bad(f"{where}.function.{key[:60]}", "is no key of a function; it has name, description, parameters, strict")
+            look.bad(f"{where}.function.{key[:60]}", "is no key of a function (known: name, description, parameters, strict)")
     if name is None or look.tools is None:
         return
     if name in look.tools:
@@ -99,18 +99,18 @@ def _known(look: Look, name: str, where: str) -> None:
 
 def _arguments(look: Look, arguments: Any, name: str | None, where: str) -> None:
     if not isinstance(arguments, str):
-        hint = f"; write it as a text: {shown(shown(arguments))}" if isinstance(arguments, dict) else ""
+        hint = f", such as {shown(shown(arguments))}" if isinstance(arguments, dict) else ""
         look.bad(where, f"is {kind(arguments)}; it must be a JSON object as a text{hint}")
         return
     look.text(arguments, "assistant", where)
     try:
         value = strict_json(arguments)
     except (Unreadable, ValueError) as error:
-        why = str(error).replace("the line", "it")
-        look.bad(where, f"is {shown(arguments)}, which is not JSON: {why[:1].lower()}{why[1:]}")
+        why = mistake(error) if isinstance(error, json.JSONDecodeError) else str(error).replace("the line", "it")
+        look.bad(where, f"is {cut(arguments)}, which is not JSON: {why}")
         return
     if not isinstance(value, dict):
-        look.bad(where, f"is {shown(arguments)}, which is {kind(value)}; it must be a JSON object as a text")
+        look.bad(where, f"is {cut(arguments)}, which is {kind(value)}; it must be a JSON object as a text")
         return
     parameters = (look.tools or {}).get(name or "")
     if parameters is not None:

@@ -87,8 +87,8 @@ def _no_scheme(url: str) -> str:
 
 
 def _other_scheme(scheme: str, strict: bool) -> str:
-    allowed = "data" if strict else "data, http and https"
-    return f"has the scheme {scheme[:20]!r}, and only {allowed} may be here"
+    allowed = "'data:image/png;base64,...' and its like" if strict else "data:, http: and https:"
+    return f"has the scheme {scheme[:20]!r}; only {allowed} may be here"
 
 
 def _link(url: str, *, strict: bool) -> Picture:

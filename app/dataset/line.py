@@ -77,7 +77,7 @@ def _line_keys(look: Look, line: dict[str, Any]) -> None:
         if key in DEPRECATED:
             look.bad(key, f"is deprecated by OpenAI and not read here; use {DEPRECATED[key]!r}")
         elif key not in KEYS and not ("messages" not in line and key in OTHER_DATA):
-            look.bad(key[:60], f"is no key of a line{did_you_mean(key[:60], KEYS)}; a line has {', '.join(KEYS)}")
+            look.bad(key[:60], f"is no key of a line{did_you_mean(key[:60], KEYS)} (known: {', '.join(KEYS)})")
     if not look.strict and line.get("metadata") is not None:
         look.counts.undocumented["metadata"] += 1
 
@@ -99,7 +99,7 @@ def _metadata(look: Look, metadata: Any) -> None:
         known = [each.value for each in Outcome]
         look.bad(
             "metadata.outcome",
-            f"is {shown(outcome)}{did_you_mean(outcome[:60], known)}; an outcome is one of {', '.join(known)}",
+            f"is {shown(outcome)}, which is no outcome{did_you_mean(outcome[:60], known)} (known: {', '.join(known)})",
         )
     unlocked = metadata.get("unlocked")
     if isinstance(unlocked, list) and not all(isinstance(each, str) for each in unlocked):

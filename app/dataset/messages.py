@@ -53,7 +53,7 @@ def _message(look: Look, message: dict[str, Any], where: str, *, one_call: bool)
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         near = did_you_mean(role[:60], ROLES) if isinstance(role, str) else ""
-        look.bad(f"{where}.role", f"is {shown(role)}{near}; a role is one of {', '.join(ROLES)}")
+        look.bad(f"{where}.role", f"is {shown(role)}, which is no role{near} (known: {', '.join(ROLES)})")
         return
     look.counts.roles[role] += 1
     _message_keys(look, message, role, where)
@@ -75,7 +75,7 @@ def _message_keys(look: Look, message: Mapping[str, Any], role: str, where: str)
         elif key not in MESSAGE_KEYS[role] and value is not None:  # a table of all lines has null where a message lacks a key
             known = MESSAGE_KEYS[role]
             near = did_you_mean(key[:60], known)
-            look.bad(f"{where}.{key[:60]}", f"is no key of a message of the role {role!r}{near}; it has {', '.join(known)}")
+            look.bad(f"{where}.{key[:60]}", f"is no key of a message of the role {role!r}{near} (known: {', '.join(known)})")
     name = message.get("name")
     if name is not None and not isinstance(name, str):
         look.bad(f"{where}.name", f"is {shown(name)}; it must be a text")
@@ -140,7 +140,7 @@ def _part_keys(look: Look, part: Mapping[str, Any], known: Sequence[str], where:
         if key not in known and value is not None:
             look.bad(
                 f"{where}.{key[:60]}",
-                f"is not a key that belongs here{did_you_mean(key[:60], known)}; there is {', '.join(known)}",
+                f"is no key that belongs here{did_you_mean(key[:60], known)} (known: {', '.join(known)})",
             )
 
 

@@ -49,7 +49,7 @@ def _message(message: Any) -> Iterator[str]:
         yield lines.shown(message, TEXT_CHARS)
         return
     content = message.get("content")
-    for part in [content] if isinstance(content, str) else content if isinstance(content, list) else ():
+    for part in [content] if isinstance(content, str) and content else content if isinstance(content, list) else ():
         if isinstance(part, str):
             yield from _text(part)
         elif isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):

@@ -53,7 +53,7 @@ def read(line: bytes | None, number: int) -> Any:
     try:
         return _STRICT.decode(text)
     except json.JSONDecodeError as error:
-        raise Unreadable(_mistake(error, line)) from None
+        raise Unreadable(f"the line {_NOT_JSON}: {mistake(error)}{_hint(error, line)}") from None
     except RecursionError:
         raise Unreadable(f"the line {_NOT_JSON} of a chat: it is nested too deep") from None
     except ValueError as error:  # a number with thousands of digits
@@ -78,14 +78,18 @@ def _beginning(line: bytes) -> None:
         )
 
 
-def _mistake(error: json.JSONDecodeError, line: bytes) -> str:
+def mistake(error: json.JSONDecodeError) -> str:
+    """What is wrong with a JSON text and where: ``expecting value at character 16, near 'True}'``."""
     near = error.doc[error.pos : error.pos + 20].rstrip("\r\n")
-    what = f"{error.msg[:1].lower()}{error.msg[1:]}"
-    if not near:
-        cut = "" if line.endswith(b"\n") else "; the file may have been cut here"
-        return f"the line {_NOT_JSON}: {what} at its end{cut}"
-    hint = "; two lines may have run together" if error.msg == "Extra data" and near.startswith("{") else ""
-    return f"the line {_NOT_JSON}: {what} at character {error.pos + 1}, near {near!r}{hint}"
+    what = f"{error.msg[:1].lower()}{error.msg[1:]}".removesuffix(" at")
+    return f"{what} at character {error.pos + 1}, near {near!r}" if near else f"{what} at its end"
+
+
+def _hint(error: json.JSONDecodeError, line: bytes) -> str:
+    if error.msg == "Extra data" and error.doc.startswith("{", error.pos):
+        return "; two lines may have run together"
+    open_end = error.msg.startswith("Unterminated") or not error.doc[error.pos :].strip()
+    return "; the file may have been cut here" if open_end and not line.endswith(b"\n") else ""
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
