@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
 from sqlmodel import Session
 
-from app import artifacts, broker, db, lifecycle, registered, specs
+from app import artifacts, broker, db, lifecycle, registered, sources, specs
 from app.auth import LOCAL, Caller
 from app.errors import BadFlag, Conflict
 from app.idempotency import once
@@ -78,6 +78,7 @@ class _Draft:
 
     def __init__(self, body: JobIn, spec: specs.AnySpec, caller: str) -> None:
         self.body = body
+        self.spec = spec
         self.name = body.name or spec.name
         self.resolved = specs.resolved(spec)
         self.sha256 = specs.sha256(spec)
@@ -85,7 +86,8 @@ class _Draft:
         self.caller = caller
 
     def submit(self, session: Session) -> Job:
-        """Store it. Raises as ``needed`` does."""
+        """Store it. Raises as ``needed`` does, and SpecProblems for a filter that cannot read what it names."""
+        sources.check(session, self.spec)
         job = lifecycle.submit(
             session,
             kind=self.body.kind,
@@ -116,7 +118,8 @@ class _Draft:
         return found
 
     def checked(self, session: Session) -> CheckedOut:
-        """What would be stored."""
+        """What would be stored. Raises as ``submit`` does."""
+        sources.check(session, self.spec)
         return CheckedOut.model_validate(
             {
                 "kind": self.body.kind,

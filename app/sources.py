@@ -1,0 +1,99 @@
+"""Which jobs a filter reads, and whether what they played can become the lines that it wants.
+
+The one rule about pictures is asked twice: at submit, of the jobs that a spec names, and of every job while episodes are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlmodel import Session
+
+from app.errors import ImportNotFound, NotFound, Problem, SpecProblems
+from app.models import Job
+from app.specs import AnySpec, EvalSpec, FilterSpec, FilterTable, parse
+from app.specs.filter import STORE
+from app.specs.policies import policy_name
+from app.store import imports, jobs
+
+NO_PROMPT = ("random", "scripted")
+"""Policies that read no prompt, so that none is stored where its picture is not."""
+
+
+def jobs_read(session: Session, table: FilterTable) -> list[Job] | None:
+    """The jobs whose episodes a filter reads, each once, as the spec names them; None stands for every job of the store.
+
+    Raises JobNotFound, AmbiguousName, ImportNotFound.
+    """
+    named = {job.id: job for job in (jobs.find(session, ref) for ref in table.jobs)}
+    if table.db == STORE:
+        return list(named.values()) if named else None
+    brought = imports.jobs_of(session, table.db)
+    if named:
+        return [job for id, job in named.items() if id in brought]
+    return [job for id in brought if (job := session.get(Job, id)) is not None]
+
+
+def unfit(spec: EvalSpec, policy: str, *, include_images: bool) -> str | None:
+    """What a policy's episodes of a job lack to become lines with pictures, or without; None when they lack nothing."""
+    shown, kept = spec.eval.policy_config, spec.eval.save_frames == "all"
+    if include_images and not shown.use_vision:
+        return "was played without pictures (use_vision = false)"
+    if include_images and not kept:
+        return 'kept no pictures (save_frames = "none")'
+    if not include_images and shown.image_only_mode:
+        return "was played from pictures alone (image_only_mode = true)"
+    if shown.use_vision and not kept and policy_name(policy)[0] in NO_PROMPT:
+        return f'kept no prompts of {policy} (save_frames = "none")'
+    return None
+
+
+def check(session: Session, spec: AnySpec) -> None:
+    """Raise SpecProblems for a filter that names jobs, or an import, that it could not make its lines of."""
+    if isinstance(spec, FilterSpec) and (problems := list(_problems(session, spec.filter))):
+        raise SpecProblems(problems)
+
+
+def _problems(session: Session, table: FilterTable) -> Iterator[Problem]:
+    brought: list[str] | None = None
+    if table.db != STORE:
+        try:
+            brought = imports.jobs_of(session, table.db)
+        except ImportNotFound as error:
+            yield Problem(key="filter.db", message=f'{error}, and db = "{STORE}" reads what was played here')
+    for i, ref in enumerate(table.jobs):
+        key = f"filter.jobs.{i}"
+        if ref == jobs.LAST:
+            yield Problem(key=key, message=f"{ref} will be the filter itself when it runs; write the job's id or its name")
+            continue
+        try:
+            job = jobs.find(session, ref)
+        except NotFound as error:
+            yield Problem(key=key, message=str(error))
+            continue
+        if job.kind != "eval":
+            yield Problem(key=key, message=f"job {_called(job)} is a {job.kind} job, and only eval jobs have episodes to filter")
+        elif brought is not None and job.id not in brought:
+            yield Problem(key=key, message=f"job {_called(job)} did not come with {table.db}; leave out db or the job")
+        else:
+            yield from _disagreement(job, key, table)
+
+
+def _disagreement(job: Job, key: str, table: FilterTable) -> Iterator[Problem]:
+    """A problem when none of the job's episodes can become a line with pictures, or without."""
+    spec = parse(job.kind, job.spec)
+    assert isinstance(spec, EvalSpec), "its kind is eval"
+    lacks = [unfit(spec, policy, include_images=table.include_images) for policy in spec.eval.policies]
+    if lacks[0] is None or None in lacks:
+        return
+    other = unfit(spec, spec.eval.policies[0], include_images=not table.include_images)
+    wanted = "true" if table.include_images else "false"
+    way_out = "play it again with its frames kept"
+    if other is None:
+        way_out = "include_images = false writes its text alone" if table.include_images else "write include_images = true"
+    message = f"{wanted} does not agree with {key}: job {_called(job)} {lacks[0]}; {way_out}"
+    yield Problem(key="filter.include_images", message=message)
+
+
+def _called(job: Job) -> str:
+    return f"{job.id} ({job.name})" if job.name else job.id
