@@ -160,3 +160,13 @@ def check_address() -> None:
                 f"SYNTHQ_API_HOST = {host!r} is open to others and no API key is configured; "
                 "set SYNTHQ_API_KEYS, or make a key first with the API on 127.0.0.1"
             )
+
+
+def check_task_app_address() -> None:
+    """Raises BadFlag when the task app is to listen for others and has no key."""
+    settings = get_settings()
+    if not is_loopback(settings.task_app_host) and not settings.accepted_by_task_app:
+        raise BadFlag(
+            f"SYNTHQ_TASK_APP_HOST = {settings.task_app_host!r} is open to others and the task app has no key; "
+            "set SYNTHQ_TASK_APP_KEYS or ENVIRONMENT_API_KEY"
+        )

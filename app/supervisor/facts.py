@@ -6,13 +6,17 @@ from app import db, embedded_broker
 from app.errors import BrokerUnavailable
 from app.flower_process import FlowerSettings, password_file
 from app.settings import Settings, read
-from app.supervisor.plan import API, FLOWER, Plan
+from app.supervisor.plan import API, FLOWER, TASK_APP, Plan
 
 
 def address(settings: Settings) -> str:
     """Where the api answers on this host."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api_host, settings.api_host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.api_port}"
+    return _on_this_host(settings.api_host, settings.api_port)
+
+
+def _on_this_host(host: str, port: int) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def gather(plan: Plan, settings: Settings) -> dict[str, str]:
@@ -25,6 +29,8 @@ def gather(plan: Plan, settings: Settings) -> dict[str, str]:
     known["broker"] = _broker(settings)
     known["database"] = db.safe_url()
     known["logs"] = str(settings.logs_dir)
+    if TASK_APP in names:
+        known["task-app"] = _on_this_host(settings.task_app_host, settings.task_app_port)
     if FLOWER in names:
         known["flower"] = _flower(settings)
     workers = [planned.role.name for planned in plan.processes if planned.role.is_worker]

@@ -16,7 +16,7 @@ from app.settings import Settings, read
 
 DEFAULT_WORKERS = {"rollout": 2}
 """Processes of a worker role when ``--workers`` does not say; others have one."""
-API, SCHEDULER, FLOWER = "api", "scheduler", "flower"
+API, SCHEDULER, TASK_APP, FLOWER = "api", "scheduler", "task-app", "flower"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +89,8 @@ def _why_not(role: Role, options: Options, settings: Settings) -> str | None:
     """Why a role stays out of this run, or None."""
     if module := role.missing():
         return f"not in this release yet ({module} is missing)"
+    if role.name == TASK_APP:
+        return _why_no_task_app(settings)
     if role.name != FLOWER:
         return None
     flower = read(FlowerSettings)
@@ -98,6 +100,19 @@ def _why_not(role: Role, options: Options, settings: Settings) -> str | None:
         return "the package flower is not installed; `pip install 'synthq[flower]'` brings it"
     if taken("127.0.0.1", flower.port):
         return f"port {flower.port} is taken by another program; SYNTHQ_FLOWER_PORT gives it another one"
+    return None
+
+
+def _why_no_task_app(settings: Settings) -> str | None:
+    from app import auth  # loads FastAPI, which nothing else here needs
+
+    host, port = settings.task_app_host, settings.task_app_port
+    if not port:
+        return "left out on request"
+    auth.check_task_app_address()
+    _check_host("SYNTHQ_TASK_APP_HOST", host)
+    if taken(host, port):
+        return f"port {port} is taken by another program; SYNTHQ_TASK_APP_PORT gives it another one"
     return None
 
 
@@ -111,24 +126,24 @@ def _processes(role: Role, options: Options) -> list[Planned]:
 def choose_port(host: str, port: int) -> int:
     """The port that the api gets; 0 asks for any free one. Raises Conflict when it is taken."""
     if port == 0:
-        _check_host(host)
+        _check_host("SYNTHQ_API_HOST", host)
         with socket.socket() as probe:
             probe.bind((host, 0))
             return int(probe.getsockname()[1])
-    _check_host(host)
+    _check_host("SYNTHQ_API_HOST", host)
     if taken(host, port):
         raise Conflict(f"port {port} on {host} is taken by another program; set SYNTHQ_API_PORT or give --port (0: any free one)")
     return port
 
 
-def _check_host(host: str) -> None:
+def _check_host(variable: str, host: str) -> None:
     """Raises BadFlag for a host that this machine does not have."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.bind((host, 0))
     except OSError as error:
         raise BadFlag(
-            f"SYNTHQ_API_HOST={host} is no address of this machine ({error.strerror or error}); 127.0.0.1 is this one alone"
+            f"{variable}={host} is no address of this machine ({error.strerror or error}); 127.0.0.1 is this one alone"
         ) from None
 
 

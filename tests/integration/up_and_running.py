@@ -35,7 +35,7 @@ class Running:
     def __init__(self, home: Path, folder: Path, **env: str) -> None:
         self.home, self.folder = home, folder
         clean = {name: value for name, value in os.environ.items() if not name.startswith("SYNTHQ_")}
-        self.env = clean | {"SYNTHQ_HOME": str(home)} | env
+        self.env = clean | {"SYNTHQ_HOME": str(home), "SYNTHQ_TASK_APP_PORT": "0"} | env
 
     def __call__(self, *words: str, code: int = 0, timeout_s: float = 60.0) -> Said:
         """Run ``synthq`` with these words; it must end with ``code``."""

@@ -25,7 +25,7 @@ def test_the_procfile_lists_the_processes_of_the_design_and_no_other() -> None:
 def test_what_the_procfile_runs_now_has_its_code() -> None:
     there = {role.name for role in procfile.read(ROOT / "Procfile") if role.missing() is None}
 
-    assert {"api", "scheduler", "rollout", "flower"} <= there
+    assert {"api", "scheduler", "rollout", "task-app", "flower"} <= there
 
 
 def test_the_procfile_is_found_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_every_service_that_others_wait_for_tells_its_health() -> None:
 def test_what_is_published_is_on_loopback() -> None:
     ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", [])]
 
-    assert len(ports) == 2
+    assert len(ports) == 3
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 

@@ -9,7 +9,8 @@ import pytest
 from app import procfile
 from app.errors import BadFlag, Conflict, InvalidInput
 from app.settings import get_settings
-from app.supervisor.plan import Options, choose_port, make, workers_flag
+from app.supervisor import facts
+from app.supervisor.plan import Options, Plan, choose_port, make, workers_flag
 
 PROCFILE = """
 # the parts
@@ -105,3 +106,45 @@ def test_a_port_that_is_taken_is_refused_with_the_variable_that_changes_it() -> 
 
     assert choose_port("127.0.0.1", port) == port
     assert choose_port("127.0.0.1", 0) > 0
+
+
+TASK_APP = "task-app: python -m workers.rollout.task_app\n"
+
+
+@pytest.fixture
+def with_task_app(tmp_path: Path) -> Path:
+    path = tmp_path / "with-task-app"
+    path.write_text(PROCFILE + TASK_APP)
+    return path
+
+
+def set_and_plan(path: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> Plan:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SYNTHQ_TASK_APP_{name}", value)
+    get_settings.cache_clear()
+    return make(Options(procfile=path, only=("api", "task-app")), get_settings())
+
+
+def test_the_task_app_runs_beside_the_api_and_is_told(with_task_app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = set_and_plan(with_task_app, monkeypatch, PORT=str(choose_port("127.0.0.1", 0)), HOST="0.0.0.0", KEYS="secret")
+
+    assert [planned.name for planned in plan.processes] == ["api", "task-app"]
+    told = facts.gather(plan, get_settings())
+    assert told["task-app"] == f"http://127.0.0.1:{get_settings().task_app_port}"
+    assert "secret" not in str(told)
+
+
+def test_a_task_app_whose_port_is_taken_or_0_is_left_out_and_said(with_task_app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set_and_plan(with_task_app, monkeypatch, PORT="0").skipped == ("task-app: left out on request",)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        plan = set_and_plan(with_task_app, monkeypatch, PORT=str(other.getsockname()[1]))
+    assert "SYNTHQ_TASK_APP_PORT gives it another one" in plan.skipped[0]
+    assert [planned.name for planned in plan.processes] == ["api"]
+
+
+def test_a_task_app_that_is_open_to_others_needs_a_key(with_task_app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENVIRONMENT_API_KEY", raising=False)
+    with pytest.raises(BadFlag, match="open to others and the task app has no key"):
+        set_and_plan(with_task_app, monkeypatch, HOST="0.0.0.0", PORT="1")
+    with pytest.raises(BadFlag, match=r"SYNTHQ_TASK_APP_HOST=203\.0\.113\.7 is no address of this machine"):
+        set_and_plan(with_task_app, monkeypatch, HOST="203.0.113.7", KEYS="a", PORT="1")

@@ -21,6 +21,7 @@ SPEC = {"eval": {"env": "crafter", "seeds": "0-15", "policies": ["scripted"], "s
 def synthq(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     """The real processes with an embedded broker, and a client of their api."""
     monkeypatch.delenv("SYNTHQ_REDIS_URL")
+    monkeypatch.setenv("SYNTHQ_TASK_APP_PORT", "0")
     get_settings.cache_clear()
     up = home.run("up", "--detach", "--port", "0", "--no-flower")
     assert up.returncode == 0, up.stderr

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 
 import uvicorn
 
-from app.auth import is_loopback
+from app.auth import check_task_app_address
 from app.errors import BadFlag, Conflict, SynthqError
 from app.logs import set_up_logging
 from app.settings import Settings, get_settings
@@ -18,21 +19,18 @@ STOP_S = 5
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The socket that it serves. Raises BadFlag for an address that is none or is open without a key, Conflict for a taken one."""
+    """The socket to serve. Raises BadFlag for an address that is none or is open without a key, Conflict for a taken one."""
     host, port = settings.task_app_host, settings.task_app_port
-    if not is_loopback(host) and not settings.accepted_by_task_app:
-        raise BadFlag(
-            f"SYNTHQ_TASK_APP_HOST={host} is open to others and the task app has no key; "
-            "set SYNTHQ_TASK_APP_KEYS or ENVIRONMENT_API_KEY"
-        )
+    check_task_app_address()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=512)
     except socket.gaierror as error:
         raise BadFlag(f"SYNTHQ_TASK_APP_HOST={host} is no address ({error.strerror}); 127.0.0.1 is this machine alone") from None
     except OSError as error:
+        why = os.strerror(error.errno or 0)
         raise Conflict(
-            f"the task app cannot listen on port {port} of {host} ({error.strerror}); SYNTHQ_TASK_APP_PORT gives it another one"
+            f"port {port} of {host} cannot be had ({why}); SYNTHQ_TASK_APP_PORT gives the task app another one"
         ) from None
 
 

@@ -90,9 +90,8 @@ def _parse(body: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         _refuse("", "the body is no JSON in UTF-8")
     except ValueError as error:
-        _refuse(
-            "", f"the body is no JSON: {str(error)[:1].lower()}{str(error)[1:200]}" if body.strip() else "the body is missing"
-        )
+        said = f"{str(error)[:1].lower()}{str(error)[1:200]}"
+        _refuse("", f"the body is no JSON: {said}" if body.strip() else "the body is missing; it is to be a JSON object")
     if not isinstance(value, dict):
         _refuse("", f"the body must be a JSON object, not {cut(json.dumps(value))}")
     faults = [(".".join(map(str, path))[:200], message) for path, message in storable(value)]
@@ -102,7 +101,7 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"it holds {word}, which is no number")
 
 
 def _refuse(key: str, message: str) -> NoReturn:
@@ -140,6 +139,7 @@ def _nested(tables: dict[str, Any]) -> Ask:
         "eval.seeds": "env.seed",
         "eval.policies": "policy.policy_name",
         "eval.env": "env.env_name",
+        "eval.model": "policy.config.model",
     }
     trace_id = _trace_id(config, table, "policy.config.")
     return _ask(body, _spec(table, words), run_id=body.run_id, trace_id=trace_id, record=body.record)
@@ -173,7 +173,8 @@ def _check_names(table: Mapping[str, Any]) -> None:
             other = {"seeds": "; write seed", "max_time_s": "; write safety.max_time_s"}.get(name, "")
             _refuse(name, f"is a key of a whole job, and a rollout is one episode{other}")
         if name not in known and name not in asked:
-            _refuse(name[:80], f"no such key{did_you_mean(name, names)} (known: {', '.join(sorted(names))})")
+            listed = f" (known: {', '.join(sorted(names))})"
+            _refuse(name[:80], f"no such key{did_you_mean(name, names) or listed}")
 
 
 def _own(body: Nested) -> Ask:
@@ -218,14 +219,14 @@ def _for_one(spec: EvalSpec, table: Mapping[str, Any]) -> Iterator[Problem]:
     if len(made.policies) != 1:
         yield Problem(key="eval.policies", message=f"one policy plays a rollout, not {len(made.policies)}")
     elif config.endpoint is not None and made.model is None and not {"policies", "policy", "policy_name"} & set(table):
-        yield Problem(key="eval.policy_config", message="has the address of a model, and no model is named; give model")
+        yield Problem(key="eval.model", message="is needed and not given: there is the address of a model, and none is named")
     if made.budget.max_usd is not None or made.budget.max_tokens is not None:
         yield Problem(key="eval.budget", message="a task app sees one rollout and can hold no budget of a job; remove the key")
     variable, allowed = config.api_key_env, get_settings().sent_by_task_app
     if variable is not None and variable not in allowed:
         yield Problem(
             key="eval.policy_config.api_key_env",
-            message=f"no request may have the key in {cut(variable)} sent out; SYNTHQ_TASK_APP_MODEL_KEYS, where the task app runs, "
+            message=f"no request may have the key in {cut(variable)} sent out; SYNTHQ_TASK_APP_MODEL_KEYS of the task app "
             f"names those that may be (now: {', '.join(allowed) or 'none'})",
         )
 
