@@ -22,7 +22,10 @@ def measure(png: bytes) -> tuple[int, int]:
                 raise BadFrame(f"its colours are {image.mode!r}; a frame is 8-bit RGB")
             if max(image.size) > LARGEST_PX:
                 raise BadFrame(f"it has {image.size[0]} x {image.size[1]} pixels; the most is {LARGEST_PX} a side")
+            size = image.size
             image.load()
-            return image.size
+        with Image.open(io.BytesIO(png), formats=("PNG",)) as again:
+            again.verify()  # every chunk to the last: without it a picture may end too soon and look whole
+        return size
     except (OSError, SyntaxError, ValueError, zlib.error) as error:
         raise BadFrame(f"it is no whole PNG ({error})") from error

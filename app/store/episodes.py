@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
@@ -46,6 +46,18 @@ def save_frames(frames: Iterable[Frame]) -> None:
             )
             batch = [{**row, "stored_at": at} for row in rows[start : start + FRAMES_A_STATEMENT]]
             session.connection().execute(fresh, batch)
+
+
+def keep_frames(names: Iterable[str]) -> None:
+    """Note of these frames, as far as they are here, that somebody is about to name them."""
+    ordered = sorted(names)
+    for start in range(0, len(ordered), FRAMES_A_STATEMENT):
+        with db.writing() as session:
+            at = db.clock(session)
+            old = update(FrameRow).where(
+                col(FrameRow.sha256).in_(ordered[start : start + FRAMES_A_STATEMENT]), col(FrameRow.stored_at) < at - FRESH_S
+            )
+            session.connection().execute(old.values(stored_at=at))
 
 
 def save_texts(texts: dict[str, str]) -> None:

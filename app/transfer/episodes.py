@@ -16,6 +16,7 @@ from app.models import ALPHABET, Episode, FrameRow, Job, JobState, Queue, Step, 
 from app.records import Frame, ImagePart, Turn
 from app.store import episodes, events, turns
 from app.store.turns import system_text, text_sha256
+from app.transfer import tables
 from app.transfer.messages import Unusable
 from app.transfer.report import Report
 from app.transfer.sessions import Played, Sessions
@@ -67,7 +68,7 @@ class SessionImport:
             self._job([fact for fact in facts if fact.label in some])
 
     def _look(self, session_id: str) -> _Fact | None:
-        """Read a session, store its pictures and texts; None when it is here already or cannot be carried over."""
+        """Read a session, store its pictures; None when it is here already or cannot be carried over."""
         try:
             played = self._sessions.read(session_id)
         except Unusable as why:
@@ -77,7 +78,7 @@ class SessionImport:
         if self._is_here(played, rows):
             return None
         self._report.left.update(played.lost)
-        self._store_content(played)
+        self._store_frames(played)
         first = next(iter(played.frames.values()), None)
         parts = [part for turn in played.turns for message in turn.messages if message.role == "user" for part in message.parts]
         return _Fact(
@@ -108,21 +109,18 @@ class SessionImport:
                 )
         return True
 
-    def _store_content(self, played: Played) -> None:
-        texts = {text_sha256(text): text for turn in played.turns if (text := system_text(turn)) is not None}
-        new = self._new_frames(played.frames)
-        self._report.new["frame"] += len(new)
+    def _store_frames(self, played: Played) -> None:
+        self._report.new["frame"] += self._new_frames(played.frames)
         if not self._report.dry_run:
-            episodes.save_frames(new)
-            episodes.save_texts(texts)
+            episodes.save_frames(played.frames.values())
 
-    def _new_frames(self, frames: dict[str, Frame]) -> list[Frame]:
+    def _new_frames(self, frames: dict[str, Frame]) -> int:
         present: set[str] = set()
         if self._here:
             with db.reading() as session:
                 for batch in batches(frames):
                     present |= set(session.scalars(select(FrameRow.sha256).where(col(FrameRow.sha256).in_(batch))))
-        return [frame for sha256, frame in frames.items() if sha256 not in present]
+        return len(frames.keys() - present)
 
     # -- the job -----------------------------------------------------------------------------------------------------------
 
@@ -256,5 +254,8 @@ def _add_episode(session: Session, played: Played, job_id: str, step_id: str, me
     )
     session.add(episode)
     session.flush()
+    texts = {text_sha256(text): text for turn in played.turns if (text := system_text(turn)) is not None}
+    text_rows = [{"sha256": sha256, "text": text} for sha256, text in texts.items()]
+    tables.insert(session.connection(), "text", text_rows, new_only=True)
     turns.add(session, episode.id, rows)
     session.expunge(episode)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app import command_line
-from app.command_line import counted
 
 CONFLICT_EXIT = 5
 DAMAGED_EXIT = 1
@@ -87,6 +86,6 @@ def lines(reports: list[Report]) -> list[str]:
     ]
     told = command_line.table(headers, rows)
     for report in reports:
-        told += [f"{report.name}: left out: {counted(count, what)}" for what, count in sorted(report.left.items())]
+        told += [f"{report.name}: left out: {what} ({count:,})" for what, count in sorted(report.left.items())]
         told += [f"{report.name}: {note}" for note in report.notes]
     return told

@@ -175,7 +175,7 @@ def _gathered(rows: list[dict[str, Any]], number: Mapping[Any, Any], lost: Count
             turn.system = messages.system(content) if turn.system is None else turn.system
         elif role == "user":
             turn.prompts.append(messages.user(content))
-        elif turn.prompts:
+        elif turn.prompts and (key is None or turn.key is None or key == turn.key):
             turn.said.append(messages.reply(str(row["message_type"]), content))
         else:
             lost["reply without a prompt"] += 1

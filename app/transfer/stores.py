@@ -1,7 +1,7 @@
 """The jobs of another synthq store, brought into this one with their ids: all of a job in one transaction, or nothing of it.
 
-Frames, texts and the bytes of artifacts go in before, under the hash of their content, where a second copy changes nothing. So an
-import that was broken off goes on where it was, and one that is done changes nothing when it is done again.
+Frames and the bytes of artifacts go in before, under the hash of their content, where a second copy changes nothing. So an import
+that was broken off goes on where it was, and one that is done changes nothing when it is done again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import ColumnElement, column
 from sqlalchemy.exc import IntegrityError
@@ -21,6 +21,7 @@ from app import artifacts, db
 from app.command_line import Tick, no_tick
 from app.errors import ArtifactDamaged, ArtifactNotFound
 from app.models import ENDED, Artifact
+from app.store import episodes
 from app.transfer import tables
 from app.transfer.report import Report
 from app.transfer.tables import Reader, Row
@@ -72,8 +73,7 @@ class StoreImport:
         if present:
             self._compare(job_id)
             self._report.same["job"] += 1
-        else:
-            self._content(job_id)
+        texts = [] if present else self._content(job_id)
         rows = [row for row in self._source.rows("artifact", column("job_id") == job_id) if self._wanted(row)]
         if self._report.dry_run:
             if not present:
@@ -82,7 +82,7 @@ class StoreImport:
             return
         stored = [row for row in rows if self._copy_bytes(row)]
         try:
-            self._write(job_id, stored, whole=not present)
+            self._write(job_id, stored, texts, whole=not present)
         except IntegrityError as error:
             raise _Conflict(
                 f"job {job_id}: an id of its rows is taken by another job here ({error.orig}); it was not imported"
@@ -124,13 +124,18 @@ class StoreImport:
 
     # -- before the transaction: what is named by its content --------------------------------------------------------------
 
-    def _content(self, job_id: str) -> None:
-        """Frames and texts that the job names and that are not here yet."""
+    def _content(self, job_id: str) -> list[Row]:
+        """Store the frames that the job names and that are not here yet; give the rows of such texts."""
         frames, texts = self._named(job_id)
+        if self._here and not self._report.dry_run:
+            episodes.keep_frames(frames)
         for batch in tables.batches(self._lacking("frame", frames), FRAMES_A_FETCH):
-            self._bring("frame", "png", batch)
-        for batch in tables.batches(self._lacking("text", texts), FRAMES_A_FETCH):
-            self._bring("text", "text", batch)
+            rows = self._read("frame", "png", batch)
+            if not self._report.dry_run:
+                with db.writing() as session:
+                    at = db.clock(session)
+                    tables.insert(session.connection(), "frame", ({**row, "stored_at": at} for row in rows), new_only=True)
+        return [row for batch in tables.batches(self._lacking("text", texts)) for row in self._read("text", "text", batch)]
 
     def _named(self, job_id: str) -> tuple[set[str], set[str]]:
         frames = {r["last_frame"] for r in self._source.rows("episode", column("job_id") == job_id, columns=("last_frame",))}
@@ -149,7 +154,8 @@ class StoreImport:
                     present = {row["sha256"] for row in rows}
             yield from (name for name in batch if name not in present)
 
-    def _bring(self, table: str, content: str, names: list[str]) -> None:
+    def _read(self, table: str, content: str, names: list[str]) -> list[Row]:
+        """These rows of the source, each checked against its name."""
         rows = list(self._source.rows(table, column("sha256").in_(names)))
         for row in rows:
             value = row[content]
@@ -160,10 +166,7 @@ class StoreImport:
                 )
         self._left(f"{table} that the source does not hold", len(names) - len(rows))
         self._report.new[table] += len(rows)
-        if self._report.dry_run:
-            return
-        with db.writing() as session:
-            tables.insert(session.connection(), table, (_fresh(table, row, db.clock(session)) for row in rows), new_only=True)
+        return rows
 
     def _copy_bytes(self, row: Row) -> bool:
         """Copy an artifact's bytes below this store's root; False when they are gone."""
@@ -184,9 +187,10 @@ class StoreImport:
 
     # -- the transaction ---------------------------------------------------------------------------------------------------
 
-    def _write(self, job_id: str, stored: list[Row], *, whole: bool) -> None:
+    def _write(self, job_id: str, stored: list[Row], texts: list[Row], *, whole: bool) -> None:
         counts: dict[str, int] = {}
         with db.writing() as session:
+            tables.insert(session.connection(), "text", texts, new_only=True)
             for table in OF_A_JOB if whole else ():
                 counts[table] = tables.insert(session.connection(), table, _rows_of(self._source, table, job_id))
             counts["artifact"] = tables.insert(session.connection(), "artifact", stored)
@@ -196,11 +200,6 @@ class StoreImport:
         for table in OF_A_JOB:
             count = sum(1 for _ in _rows_of(self._source, table, job_id))
             self._report.new.update({table: count} if count else {})
-
-
-def _fresh(table: str, row: Row, at: float) -> dict[str, Any]:
-    """A frame as it is stored now: how long it is kept counts from here."""
-    return {**row, "stored_at": at} if table == "frame" else row
 
 
 def _rows_of(store: Reader, table: str, job_id: str) -> Iterator[Row]:
