@@ -154,7 +154,7 @@ def test_a_conversation_without_a_last_reply_has_none(messages: list[dict[str, A
 def test_a_call_is_read_whatever_its_white_space(text: str) -> None:
     reply = prompts.reply_from_openai(chat.read_reply(text))
 
-    assert [(call.name, call.arguments) for call in reply.tool_calls] == [("interact_many", '{"actions": ["do"]}')]
+    assert [(call.name, json.loads(call.arguments)) for call in reply.tool_calls] == [("interact_many", {"actions": ["do"]})]
 
 
 MALFORMED = [
@@ -223,8 +223,13 @@ JSON_VALUE = st.recursive(
     max_leaves=8,
 )
 LAYOUT = st.sampled_from([{}, {"indent": 1}, {"separators": (",", ":")}, {"ensure_ascii": False}, {"indent": "\t"}])
+SPACE = st.text(alphabet=" \t\r\n", max_size=3)
 ARGUMENTS = st.builds(
-    lambda value, layout: json.dumps(value, **layout), st.dictionaries(st.text(max_size=6), JSON_VALUE, max_size=3), LAYOUT
+    lambda value, layout, before, after: f"{before}{json.dumps(value, **layout)}{after}",
+    st.dictionaries(st.text(max_size=6), JSON_VALUE, max_size=3),
+    LAYOUT,
+    SPACE,
+    SPACE,
 )
 
 

@@ -131,16 +131,16 @@ def _call_at(text: str, start: int) -> tuple[str, str, int] | None:
         at = _past(text, at, "{")
         while True:
             key, at = _DECODER.raw_decode(text, at)
-            first = _skip(text, _past(text, at, ":"))
-            value, at = _DECODER.raw_decode(text, first)
+            first = _past(text, at, ":")
+            value, at = _DECODER.raw_decode(text, _skip(text, first))
+            at = _skip(text, at)
             if key == "name" and name is None and isinstance(value, str):
                 value.encode()  # half a surrogate pair is no text
                 name = value
             elif key == "arguments" and arguments is None and isinstance(value, dict):
-                arguments = text[first:at]
+                arguments = text[first:at].removeprefix(" ")  # white space around an object belongs to its text
             else:
                 return None
-            at = _skip(text, at)
             if text[at : at + 1] != ",":
                 break
             at = _skip(text, at + 1)
