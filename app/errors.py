@@ -2,12 +2,12 @@
 
     SynthqError
     ├── InvalidInput (422, exit 2)      the user gave something that cannot be right
-    │   ├── SpecProblems                every problem of one spec, found at once
+    │   ├── SpecProblems, BadScores     every problem of one spec, or of one list of scores, found at once
     │   ├── BadDataset                  the problems of training data
     │   ├── UnknownEnvironment, UnknownPolicy, UnknownKind
     │   └── BadFlag, BodyTooLarge, NotHere, BadSource, BadTrace
-    ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, ApiKeyNotFound, AmbiguousName,
-    │                                   SourceNotFound, ImportNotFound
+    ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, ApiKeyNotFound,
+    │                                   AmbiguousName, SourceNotFound, ImportNotFound
     ├── NotAllowed (401/403, exit 4)    LoopbackOnly
     ├── TooManyStreams (429, exit 6)
     ├── Conflict (409, exit 5)          IllegalMove, AlreadyEnded, KeyReused
@@ -87,10 +87,12 @@ class Problem:
 class SpecProblems(InvalidInput):
     """Every problem of one spec, found at once."""
 
+    what = "the spec"
+
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        heading = "1 problem in the spec" if count == 1 else f"{count} problems in the spec"
+        heading = f"1 problem in {self.what}" if count == 1 else f"{count} problems in {self.what}"
         super().__init__("\n  ".join([f"{heading}:", *map(str, self.problems)]))
 
 
@@ -102,6 +104,12 @@ class BadDataset(InvalidInput):
         heading = f"{total} {'problem' if total == 1 else 'problems'} in {lines} {'line' if lines == 1 else 'lines'}"
         rest = [f"and {total - len(self.problems)} more"] if total > len(self.problems) else []
         super().__init__("\n  ".join([f"{heading}:", *map(str, self.problems), *rest]))
+
+
+class BadScores(SpecProblems):
+    """Scores by judges that cannot be attached, every one told at once."""
+
+    what = "the scores"
 
 
 class UnknownName(InvalidInput):
@@ -343,6 +351,11 @@ class EngineRefused(StepBlocked):
 
 class BudgetSpent(StepBlocked):
     """The next request to a paid endpoint could go beyond the job's budget, so it is not sent."""
+
+    def __init__(self, sentence: str, *, for_now: bool = False) -> None:
+        super().__init__(sentence)
+        self.for_now = for_now
+        """It would fit once the requests that are under way have cost less than they could."""
 
 
 class TaskAppRefused(StepBlocked):

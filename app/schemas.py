@@ -70,6 +70,24 @@ class KeyIn(In):
     name: Name = Field(description="whose key it is, for people")
 
 
+MOST_SCORED = 10_000
+"""Episodes that are scored in one request."""
+Score = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class ScoredIn(In):
+    """Scores of one episode."""
+
+    episode: str = Field(min_length=1, max_length=100, description="id, or unique start of one")
+    scores: dict[Name, Score | None] = Field(min_length=1, max_length=32, description="judge -> score; null takes it away")
+
+
+class ScoresIn(In):
+    """Scores by judges, for episodes that are over."""
+
+    data: list[ScoredIn] = Field(min_length=1, max_length=MOST_SCORED)
+
+
 class AfterOut(Out):
     """A job that must end first."""
 
@@ -234,6 +252,8 @@ class EpisodeOut(Out):
     member: int
     env: str
     env_version: str
+    split: str
+    task_id: str | None
     policy: str
     policy_version: str
     model: str | None
@@ -246,6 +266,7 @@ class EpisodeOut(Out):
     achievements: dict[str, int] = Field(description="achievement -> game step that unlocked it")
     unlocked: int
     outcomes: dict[str, int] = Field(description="turns by outcome")
+    scores: dict[str, float] | None = Field(description="judge -> score; null where no judge gave one")
     terminated: bool
     truncated: bool
     last_frame: str | None
@@ -259,6 +280,20 @@ class TracePage(Page):
     """Traces, newest first."""
 
     data: list[EpisodeOut]
+
+
+class ScoredOut(Out):
+    """All scores of one episode."""
+
+    episode: str
+    scores: dict[str, float]
+
+
+class ScoredList(Out):
+    """Scores of episodes, in the order in which they were given."""
+
+    object: Literal["list"] = "list"
+    data: list[ScoredOut]
 
 
 class TurnOut(Out):

@@ -1,4 +1,4 @@
-"""Traces: pages of episodes, one episode, its turns, its replay."""
+"""Traces: pages of episodes, one episode, its turns, its replay; what judges say of episodes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from app import db, replay
 from app.models import Episode, TurnRow
 from app.problems import problems
 from app.records import Message, TextPart
-from app.schemas import PLAIN, EpisodeOut, TracePage, TurnOut, TurnPage
-from app.store import jobs, traces
+from app.schemas import PLAIN, EpisodeOut, ScoredList, ScoredOut, ScoresIn, TracePage, TurnOut, TurnPage
+from app.store import jobs, scores, traces
 from app.store.paging import MOST_ROWS
 from app.store.turns import message_json
 
@@ -76,6 +76,14 @@ def _turn(row: TurnRow, texts: Mapping[str, str]) -> TurnOut:
     system = [message_json(Message(role="system", parts=(TextPart(text=texts[row.system]),)))] if row.system else []
     fields = {name: getattr(row, name) for name in TurnOut.model_fields}
     return TurnOut.model_validate({**fields, "messages": [*system, *row.messages]})
+
+
+@router.post("/v1/scores", response_model=ScoredList, responses=problems(413))
+def attach_scores(body: ScoresIn) -> Any:
+    """Give episodes the scores of judges, all or none. Scores of judges that are not named stay; answers with all scores."""
+    with db.writing() as session:
+        found = scores.attach(session, [(item.episode, item.scores) for item in body.data])
+        return ScoredList(data=[ScoredOut(episode=episode.id, scores=episode.scores or {}) for episode in found])
 
 
 @router.get(
