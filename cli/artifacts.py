@@ -8,12 +8,19 @@ import click
 
 from cli import complete, show
 from cli.client import Client, Json
-from cli.outputs import download, has_bytes
+from cli.outputs import download, has_bytes, targets
 
 
 @click.command()
 @click.argument("job", default="@last", shell_complete=complete.jobs)
-@click.option("--download", "folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path), help="Fetch all to DIR.")
+@click.option(
+    "--output-dir",
+    "--download",
+    "folder",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Fetch all to DIR.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the artifacts under `data`.")
 def artifacts(job: str, folder: Path | None, as_json: bool) -> None:
     """List or download the files that a job made.
@@ -23,7 +30,7 @@ def artifacts(job: str, folder: Path | None, as_json: bool) -> None:
     with Client() as client:
         found = client.job(job)
         rows = client.rows(f"/jobs/{found['id']}/artifacts")
-        for row, target in _targets(rows, folder) if folder else []:
+        for row, target in targets(rows, folder) if folder else []:
             if has_bytes(target, str(row.get("sha256"))):
                 show.say(f"{target} is there already, with these bytes")
             else:
@@ -43,12 +50,3 @@ def artifacts(job: str, folder: Path | None, as_json: bool) -> None:
 def _row(row: Json) -> list[object]:
     name, kind = show.clean(row.get("name")), show.clean(row.get("kind"))
     return [row.get("id"), kind, name, show.size(row.get("bytes")), str(row.get("sha256"))[:12], show.ago(row.get("created_at"))]
-
-
-def _targets(rows: list[Json], folder: Path) -> list[tuple[Json, Path]]:
-    """Where each artifact goes. A name that comes twice gets the start of its hash in front."""
-    names = [Path(show.clean(row.get("name") or row["id"])).name.lstrip(".") or str(row["id"]) for row in rows]
-    return [
-        (row, folder / (name if names.count(name) == 1 else f"{str(row.get('sha256'))[:8]}-{name}"))
-        for row, name in zip(rows, names, strict=True)
-    ]

@@ -123,7 +123,7 @@ def watch_job(client: Client, job_id: str, *, own: bool = False) -> Json:
 
 
 def finish(client: Client, job: Json, *, own: bool = False, as_json: bool = False, quiet: bool = False) -> int:
-    """Tell how a job ended, fetch the file that it was to write, and give its exit code.
+    """Tell how a job ended, fetch the files that it was to write, and give its exit code.
 
     ``own``: submitted just now, here. ``quiet``: stdout already holds all that was asked for.
     """
@@ -164,7 +164,8 @@ def wait(jobs: tuple[str, ...], timeout: str | None, as_json: bool) -> int:
     """Wait until jobs have ended; the exit code says how.
 
     0 when all succeeded, 100 when one failed, 103 when one was cancelled, 101 when one has not ended, 7 when the timeout came
-    first; of several, the worst. A filter job's `output` is written when it lies in this folder.
+    first; of several, the worst. A filter job's `output` or `output_dir` is written when it
+    lies in this folder.
     """
     limit = None if timeout is None else seconds(timeout)
     until = None if limit is None else time.monotonic() + limit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from errno import EISDIR
 from pathlib import Path
@@ -60,17 +60,20 @@ def save(pieces: Iterable[bytes], target: Path, check: Callable[[str], None] = l
     return count
 
 
-def download(client: Client, artifact: Json, target: Path) -> None:
-    """Fetch an artifact's bytes. Raises SynthqError, and keeps nothing, when they do not have the artifact's sha256."""
+def download(client: Client, artifact: Json, target: Path) -> int:
+    """Fetch an artifact's bytes; gives their number.
 
-    def check(sha256: str) -> None:
-        if sha256 != artifact.get("sha256"):
-            raise SynthqError(
-                f"artifact {artifact.get('id')} came with sha256 {sha256}, not {artifact.get('sha256')}; {target} was not written"
-            )
-
+    Raises SynthqError, and keeps nothing, when they do not have the artifact's sha256.
+    """
     with client.stream(f"/artifacts/{artifact['id']}/content") as pieces:
-        save(pieces, target, check)
+        return save(pieces, target, lambda sha256: _check(artifact, sha256, target))
+
+
+def _check(artifact: Json, sha256: str, target: Path) -> None:
+    if sha256 != artifact.get("sha256"):
+        raise SynthqError(
+            f"artifact {artifact.get('id')} came with sha256 {sha256}, not {artifact.get('sha256')}; {target} was not written"
+        )
 
 
 def has_bytes(target: Path, sha256: str) -> bool:
@@ -83,33 +86,83 @@ def has_bytes(target: Path, sha256: str) -> bool:
 
 
 def write_output(client: Client, job: Json, *, anywhere: bool) -> None:
-    """Write a filter job's dataset to the ``output`` of its spec, and say so. Other jobs: nothing.
+    """Write what a filter job made to where its spec says: its lines to ``output``, or every file into ``output_dir``. Say so.
 
     ``anywhere``: the spec is this user's own, of this command. Otherwise a path is obeyed only inside the present folder, since
     another user of the server may have chosen it.
     """
-    spec = job.get("spec") or {}
-    output = (spec.get("filter") or {}).get("output") if job.get("kind") == "filter" else None
-    if not output:
+    table = ((job.get("spec") or {}).get("filter") or {}) if job.get("kind") == "filter" else {}
+    output = table.get("output")
+    named = output or table.get("output_dir")
+    if not named:
         return
-    target = Path(output).expanduser() if anywhere else Path(output)
+    target = Path(named)
     if not anywhere and not _inside(target):
-        show.say(
-            f"{show.clean(output)} is outside this folder, so it was not written; `synthq artifacts {job['id']} --download DIR`"
-        )
+        show.say(f"{show.clean(target)} is outside this folder, so it was not written; {_by_hand(job)}")
         return
-    artifact = _dataset(client, job)
-    if has_bytes(target, str(artifact.get("sha256"))):
+    target = target.expanduser() if anywhere else target
+    try:
+        if output:
+            _write(client, _dataset(client, job), target)
+        else:
+            for row, path in targets(_files(client, job), target):
+                _write(client, row, path)
+    except SynthqError:
+        show.say(f"the job has its data all the same: {_by_hand(job)}")
+        raise
+
+
+def _by_hand(job: Json) -> str:
+    return f"`synthq artifacts {job['id']} --output-dir DIR`"
+
+
+def _write(client: Client, artifact: Json, target: Path) -> None:
+    """Write one file, unless it is there, and say so."""
+    if target.suffix == ".json" and artifact.get("kind") == "dataset":
+        count = _as_list(client, artifact, target)
+    elif has_bytes(target, str(artifact.get("sha256"))):
         show.say(f"{target} is there already, with these bytes")
         return
-    try:
-        download(client, artifact, target)
-    except SynthqError:
-        show.say(f"the job has its data all the same: `synthq artifacts {job['id']} --download DIR`")
-        raise
-    lines = (job.get("summary") or {}).get("lines")
-    count = f"{lines} lines, " if isinstance(lines, int) else ""
-    show.say(f"✓ wrote {target} ({count}{show.size(artifact.get('bytes'))})")
+    else:
+        count = download(client, artifact, target)
+    lines = (artifact.get("data") or {}).get("lines")
+    told = f"{lines} lines, " if isinstance(lines, int) and artifact.get("kind") == "dataset" else ""
+    show.say(f"✓ wrote {target} ({told}{show.size(count)})")
+
+
+def _as_list(client: Client, artifact: Json, target: Path) -> int:
+    """Fetch a file of lines and write it as one JSON list, a line for each; gives the number of bytes."""
+    hasher, count, begun = hashlib.sha256(), 0, False
+    with client.stream(f"/artifacts/{artifact['id']}/content") as pieces, whole_file(target) as file:
+        for line in _lines(pieces, hasher.update):
+            text = (b",\n" if begun else b"[\n") + line
+            count, begun = count + file.write(text), True
+        count += file.write(b"\n]\n" if begun else b"[]\n")
+        _check(artifact, hasher.hexdigest(), target)
+    return count
+
+
+def _lines(pieces: Iterable[bytes], see: Callable[[bytes], object]) -> Iterator[bytes]:
+    """The lines in bytes that come in pieces, without their ends; ``see`` gets every piece."""
+    rest: list[bytes] = []
+    for piece in pieces:
+        see(piece)
+        *whole, last = piece.split(b"\n")
+        for line in whole:
+            yield b"".join((*rest, line))
+            rest = []
+        rest.append(last)
+    if any(rest):
+        yield b"".join(rest)
+
+
+def targets(rows: Sequence[Json], folder: Path) -> list[tuple[Json, Path]]:
+    """Where each artifact goes in a folder. A name that comes twice gets the start of its hash in front."""
+    names = [Path(show.clean(row.get("name") or row["id"])).name.lstrip(".") or str(row["id"]) for row in rows]
+    return [
+        (row, folder / (name if names.count(name) == 1 else f"{str(row.get('sha256'))[:8]}-{name}"))
+        for row, name in zip(rows, names, strict=True)
+    ]
 
 
 def _inside(target: Path) -> bool:
@@ -118,9 +171,14 @@ def _inside(target: Path) -> bool:
 
 
 def _dataset(client: Client, job: Json) -> Json:
-    named = (job.get("summary") or {}).get("artifact")
-    rows = client.rows(f"/jobs/{job['id']}/artifacts")
-    found = [row for row in rows if row.get("id") == named] or [row for row in rows if row.get("kind") == "dataset"]
-    if not found:
+    rows = [row for row in _files(client, job) if row.get("kind") == "dataset"]
+    if not rows:
         raise ArtifactNotFound(f"the dataset of {job['id']}")
-    return found[-1]
+    return rows[0]
+
+
+def _files(client: Client, job: Json) -> list[Json]:
+    """The files of the job's last attempt, as its summary has them; all of the job's where it has none."""
+    named = [file.get("artifact") for file in (job.get("summary") or {}).get("files") or []]
+    rows = client.rows(f"/jobs/{job['id']}/artifacts")
+    return sorted((row for row in rows if row.get("id") in named), key=lambda row: named.index(row["id"])) or rows

@@ -123,7 +123,12 @@ def _filter_options(command: F) -> F:
     for option in reversed(
         (
             click.option("--job", "jobs", metavar="JOB", multiple=True, help="A job whose episodes are read; repeatable."),
-            click.option("--output", metavar="FILE", help="A .jsonl file that the data is written to when the job is done."),
+            click.option(
+                "--output", metavar="FILE", help="A .jsonl (or .json) file that the lines are written to when the job is done."
+            ),
+            click.option(
+                "--output-dir", metavar="DIR", help="A folder that every file of the job is written to when it is done."
+            ),
         )
     ):
         command = option(command)
@@ -169,6 +174,7 @@ def _filter(**flags: Any) -> int:
     given = Overrides()
     given.add("--job", "filter.jobs", own["jobs"] if common.dry_run else _job_ids(own["jobs"]))
     given.add("--output", "filter.output", own["output"])
+    given.add("--output-dir", "filter.output_dir", own["output_dir"])
     return _submit("filter", common, given)
 
 

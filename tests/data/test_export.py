@@ -18,6 +18,7 @@ from app.models import Artifact, Episode, FrameRow, Job, Queue, Step, TextRow, T
 from app.records import Outcome
 from workers.rollout import actions, envs, export, prompts
 from workers.rollout.envs import pixels
+from workers.rollout.export import maker
 from workers.runner import StepContext
 
 ACTIONS = envs.make("crafter").actions
@@ -52,6 +53,11 @@ def turns(episode_id: str) -> list[TurnRow]:
         return list(session.exec(select(TurnRow).where(TurnRow.episode_id == episode_id).order_by(col(TurnRow.index))))
 
 
+def to_go(episode_id: str, index: int) -> float:
+    """The discounted rewards of an episode from a turn on."""
+    return sum(turn.reward * 0.99 ** (turn.index - index) for turn in turns(episode_id) if turn.index >= index)
+
+
 def image_of(line: dict[str, Any]) -> bytes:
     (url,) = [part["image_url"]["url"] for part in line["messages"][1]["content"] if part["type"] == "image_url"]
     assert url.startswith("data:image/png;base64,")
@@ -81,10 +87,15 @@ def test_a_line_is_the_prompt_that_was_sent_and_the_reply_that_was_given(played:
             "turn": turn.index,
             "policy": episode.policy,
             "model": None,
+            "split": "train",
+            "task_id": None,
             "reward": turn.reward,
+            "return_to_go": pytest.approx(to_go(episode.id, turn.index)),
             "unlocked": turn.unlocked,
             "achievements_total": episode.unlocked,
             "outcome": "ok",
+            "relabelled_by": None,
+            "original_actions": None,
         }
 
 
@@ -121,9 +132,9 @@ def test_pictures_are_the_size_that_a_model_is_sent(store: Path) -> None:
 
 def test_the_same_store_and_spec_give_the_same_bytes(played: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_spec(filter_tables(jobs=[played.id], policies=["scripted"]))
-    monkeypatch.setattr(export, "TURNS_A_FETCH", 7)
+    monkeypatch.setattr(maker, "TURNS_A_FETCH", 7)
     second = run_spec(filter_tables(jobs=[played.id], policies=["scripted"]))
-    for kind in ("dataset", "manifest"):
+    for kind in ("dataset", "manifest", "stats"):
         assert bytes_of(first, kind) == bytes_of(second, kind)
 
 
@@ -139,7 +150,7 @@ def test_rows_manifest_and_summary_tell_of_the_same_file(played: Job) -> None:
     assert job.summary["artifact"] == made["dataset"].id
     assert (job.summary["lines"], job.summary["frames"], job.summary["bytes"]) == (120, 120, len(data))
     assert job.summary["episodes"] == {"seen": 6, "kept": 3}
-    assert manifest["removed"] == {"policies": 3}
+    assert manifest["removed"] == {"episodes": {"policies": 3}, "turns": {}, "lines": {}}
     assert manifest["spec_sha256"] == job.spec_sha256
     chosen = episodes(policy="scripted")
     assert [(e["episode"], e["sha256"]) for e in manifest["made_from"]] == [(e.id, e.sha256) for e in chosen]
@@ -162,8 +173,7 @@ def test_without_images_nothing_is_left_of_play_from_pictures_alone(store: Path)
     job = run_spec(eval_tables(seeds="0", policies="random", max_turns=2, policy_config={"image_only_mode": True}))
     assert [part["type"] for part in keep(jobs=[job.id])[0]["messages"][1]["content"]] == ["image_url"]
     reason = why(jobs=[job.id], include_images=False)
-    assert "include_images = false leaves nothing" in reason
-    assert episodes()[0].id in reason
+    assert reason == "include_images=false removed the only episode; 1 was played from pictures alone (image_only_mode = true)"
 
 
 def test_an_eval_without_frames_says_what_to_do(store: Path) -> None:
@@ -198,7 +208,8 @@ def test_a_missing_frame_fails_the_filter_and_is_named(played: Job) -> None:
     turn = a_turn()
     spoil(turn, None)
     assert (
-        why(jobs=[played.id], seeds=[1]) == f"turn 5 of episode {turn.episode_id} shows frame {turn.frame}, and it is not stored"
+        why(jobs=[played.id], seeds=[1], policies=["random"])
+        == f"line 6, turn 5 of episode {turn.episode_id}, shows frame {turn.frame}, and it is not stored"
     )
 
 
@@ -219,8 +230,9 @@ def test_bytes_that_are_no_picture_fail_the_filter_even_under_their_right_name(p
         spoil(turn, junk, named=name)
         turn = a_turn()
         turn.frame = name
-        reason = why(jobs=[played.id], seeds=[1])
-        assert reason.startswith(f"turn 5 of episode {turn.episode_id} shows frame {name}, and its stored bytes cannot be read")
+        reason = why(jobs=[played.id], seeds=[1], policies=["random"])
+        where = f"line 6, turn 5 of episode {turn.episode_id}, shows frame {name}"
+        assert reason.startswith(f"{where}, and its stored bytes cannot be read")
 
 
 def test_a_picture_of_another_size_than_its_row_says_fails_the_filter(played: Job) -> None:
@@ -260,7 +272,7 @@ def test_the_top_share_is_the_best_by_achievements_then_return(played: Job) -> N
     best = {line["metadata"]["episode"] for line in lines_of(job)}
     assert best == {e.id for e in ranked[:2]}
     assert job.summary is not None
-    assert job.summary["removed"] == {"top_share": 4}
+    assert job.summary["removed"]["episodes"] == {"top_share": 4}
 
 
 def test_the_limit_counts_lines(played: Job) -> None:
@@ -269,7 +281,7 @@ def test_the_limit_counts_lines(played: Job) -> None:
     assert lines_of(job) == full[:45]
     assert job.summary is not None
     assert job.summary["episodes"]["kept"] == 2
-    assert job.summary["removed"] == {"limit": 4}
+    assert job.summary["removed"]["lines"] == {"limit": len(full) - 45}
 
 
 def test_turns_with_unreadable_replies_are_left_out_unless_asked_for(played: Job) -> None:
@@ -281,7 +293,7 @@ def test_turns_with_unreadable_replies_are_left_out_unless_asked_for(played: Job
     job = run_spec(filter_tables(jobs=[played.id], seeds=[1], policies=["random"]))
     assert [line["metadata"]["turn"] for line in lines_of(job)] == [i for i in range(40) if i != 5]
     assert job.summary is not None
-    assert job.summary["turns_not_ok"] == 1
+    assert job.summary["removed"]["turns"] == {"outcomes_ok_only": 1}
     assert len(keep(jobs=[played.id], seeds=[1], policies=["random"], outcomes_ok_only=False)) == 40
 
 
@@ -355,5 +367,6 @@ def test_a_step_that_runs_twice_records_its_files_once(played: Job) -> None:
     first, second = export.run(context), export.run(context)
     assert first == second
     with db.reading() as session:
-        assert len(session.exec(select(Artifact).where(Artifact.job_id == context.job_id)).all()) == 2
+        made = session.exec(select(Artifact).where(Artifact.job_id == context.job_id)).all()
+    assert sorted(artifact.kind for artifact in made) == ["dataset", "manifest", "stats"]
     context.close()

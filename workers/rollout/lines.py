@@ -1,13 +1,15 @@
 """One turn as one line of training data: OpenAI's chat format, the prompt as it was sent, the reply as it was given.
 
 Nothing is made up here: what a turn's row does not hold is an error, and so is a picture whose bytes are not what its name says.
+Where the spec wants the expert's reply in place of the one that was given, the line's metadata says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,26 +18,64 @@ from app.models import FrameRow, Job, TurnRow
 from app.records import ImagePart, Message, Part, Reply, TextPart, ToolCall
 from app.specs import EvalSpec, parse
 from app.specs.crafter import CrafterConfig
-from workers.rollout import envs, prompts
+from workers.rollout import actions, envs, lengths, prompts
+from workers.rollout.actions import ReplyFormat
 from workers.rollout.envs import pixels
 from workers.rollout.play import PlayOptions
+from workers.rollout.relabel import Label
 from workers.rollout.selection import Candidate
+
+HASH_BYTES = 16
+"""Of the names that prompts and replies go by while lines are compared."""
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Played:
     """How a job's episodes were played, as far as it shows in a line."""
 
+    env: str
+    env_config: Mapping[str, Any]
     reward: str
     """Name of the reward that counts."""
-    tools: list[dict[str, Any]] | None
-    """The tool schemas that the policy was given; None in the text format."""
+    reply_format: ReplyFormat
+    tools: str | None
+    """The tool schemas that the policy was given, as JSON; None in the text format."""
     upscale_to: int | None
     """Side in pixels of the pictures that a model is sent; None: as stored."""
     tiles: int
     """Tiles along a side of the picture, for the upscale; 1 where the environment has none."""
     frames_kept: bool
     """Every frame was stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """What the lines of one file hold."""
+
+    metadata: bool = True
+    tools: bool = True
+    """A line has the key ``tools``; null where its policy had none."""
+    rationales: bool = False
+    """The expert's goal stands before its tool call."""
+    expert: str | None = None
+    """Who relabels, as the spec names it; None where the replies are those that were given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line, and what is asked about it."""
+
+    content: bytes
+    """With its line end."""
+    prompt: bytes
+    """A hash over everything but reply and metadata."""
+    reply: bytes
+    """A hash over the assistant's message."""
+    tokens: int
+    """Estimated from above."""
+    images: int
 
 
 def played(job: Job) -> Played:
@@ -47,8 +87,11 @@ def played(job: Job) -> Played:
     env = envs.make(options.env, dict(options.env_config))
     with_tools = options.prompt.reply_format == "tool_call"
     return Played(
+        env=options.env,
+        env_config=options.env_config,
         reward=options.reward,
-        tools=prompts.tools(env.actions, options.prompt.max_actions) if with_tools else None,
+        reply_format=options.prompt.reply_format,
+        tools=_json(prompts.tools(env.actions, options.prompt.max_actions)) if with_tools else None,
         upscale_to=config.upscale_to if isinstance(config, CrafterConfig) else None,
         tiles=getattr(env, "tiles", 1),
         frames_kept=options.keep_frames,
@@ -64,29 +107,73 @@ def line(
     turn: TurnRow,
     episode: Candidate,
     how: Played,
+    form: Form,
     *,
     system: str | None,
     picture: Callable[[str], bytes] | None,
-) -> bytes:
-    """The line of a turn, with its line end. ``picture`` gives the PNG to show for a frame; None leaves pictures out."""
+    value: float,
+    label: Label | None = None,
+) -> Line:
+    """The line of a turn.
+
+    ``picture`` gives the PNG to show for a frame; None leaves pictures out. ``value`` is what the turn led to. ``label`` is the
+    expert's word, which takes the place of the reply.
+    """
+    shown: list[bytes] = []
+
+    def show(sha256: str) -> bytes:
+        assert picture is not None, "without pictures no message names one"
+        shown.append(picture(sha256))
+        return shown[-1]
+
+    prompt = _prompt(turn, system, with_images=picture is not None)
+    wire = prompts.to_openai([*prompt, prompts.assistant(_said(turn, episode, how, form, label))], show)
+    asked, answer = _json(wire[:-1]), _json(wire[-1])
+    tools = f',"tools":{how.tools or "null"}' if form.tools else ""
+    about = f',"metadata":{_json(_metadata(turn, episode, form, value, label))}' if form.metadata else ""
+    return Line(
+        content=f'{{"messages":{asked[:-1]},{answer}]{tools}{about}}}\n'.encode(),
+        prompt=_hash(asked + tools),
+        reply=_hash(answer),
+        tokens=lengths.line(wire, how.tools, [_size(png) for png in shown]),
+        images=len(shown),
+    )
+
+
+def _prompt(turn: TurnRow, system: str | None, *, with_images: bool) -> list[Message]:
     if not turn.messages:
-        raise StepFailed(f'turn {turn.index} of episode {episode.id} has no prompt: it was played with save_frames = "none"')
-    prompt = [_message(message, with_images=picture is not None) for message in turn.messages]
+        raise StepFailed(f'turn {turn.index} of episode {turn.episode_id} has no prompt: it was played with save_frames = "none"')
+    prompt = [_message(message, with_images=with_images) for message in turn.messages]
     if not all(message.parts for message in prompt):
         raise StepFailed(
-            f"include_images = false leaves nothing of the prompt of turn {turn.index} of episode {episode.id}: "
+            f"include_images = false leaves nothing of the prompt of turn {turn.index} of episode {turn.episode_id}: "
             "it was played from the picture alone (image_only_mode)"
         )
-    first = [Message(role="system", parts=(TextPart(text=system),))] if system is not None else []
-    last = prompts.assistant(_reply(turn.reply))
-    content: dict[str, Any] = {"messages": prompts.to_openai([*first, *prompt, last], picture)}
-    if how.tools is not None:
-        content["tools"] = how.tools
-    content["metadata"] = _metadata(turn, episode)
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return prompt if system is None else [Message(role="system", parts=(TextPart(text=system),)), *prompt]
 
 
-def _metadata(turn: TurnRow, episode: Candidate) -> dict[str, Any]:
+def _said(turn: TurnRow, episode: Candidate, how: Played, form: Form, label: Label | None) -> Reply:
+    """The reply that the line teaches."""
+    given = turn.reply
+    said = actions.format_reply(label.actions, how.reply_format) if label else _reply(given)
+    if not form.rationales:
+        return said
+    if how.reply_format != "tool_call":
+        raise StepFailed(
+            f"rationales = true puts words before a tool call, and job {episode.job_id} was played with "
+            'reply_format = "text", which has none'
+        )
+    goal = label.goal if label else given["notes"].get("goal")
+    if not goal:
+        raise StepFailed(
+            f"rationales = true needs the expert's goal, and turn {turn.index} of episode {episode.id} has none: it was played "
+            f'by {episode.policy}; keep policies = ["scripted"] alone, or relabel'
+        )
+    return Reply(text=f"{goal}\n{said.text}" if said.text else goal, tool_calls=said.tool_calls)
+
+
+def _metadata(turn: TurnRow, episode: Candidate, form: Form, value: float, label: Label | None) -> dict[str, Any]:
+    """The same keys in every line of every file."""
     return {
         "job": episode.job_id,
         "episode": episode.id,
@@ -95,10 +182,15 @@ def _metadata(turn: TurnRow, episode: Candidate) -> dict[str, Any]:
         "turn": turn.index,
         "policy": episode.policy,
         "model": episode.model,
+        "split": episode.split,
+        "task_id": episode.task_id,
         "reward": turn.reward,
+        "return_to_go": value,
         "unlocked": list(turn.unlocked),
         "achievements_total": episode.unlocked,
         "outcome": turn.outcome,
+        "relabelled_by": form.expert if label else None,
+        "original_actions": [*turn.actions, *turn.dropped] if label else None,
     }
 
 
@@ -118,6 +210,16 @@ def _reply(row: dict[str, Any]) -> Reply:
 
 def _calls(rows: Any) -> tuple[ToolCall, ...]:
     return tuple(ToolCall(name=row["name"], arguments=row["arguments"]) for row in rows)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=HASH_BYTES).digest()
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    """Width and height of a PNG, from its header."""
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
 
 
 def checked_png(row: FrameRow | None, sha256: str, how: Played, where: str) -> bytes:

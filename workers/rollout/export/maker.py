@@ -1,0 +1,167 @@
+"""Turns, texts and frames out of the store, as lines. Reads only the turns whose lines are wanted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from sqlmodel import Session, col, select
+
+from app import db
+from app.errors import ReplayMismatch, StepFailed
+from app.models import Episode, FrameRow, TextRow, TurnRow
+from app.specs import FilterTable
+from workers.rollout import lines
+from workers.rollout import relabel as expert
+from workers.rollout.export.columns import Ints
+from workers.rollout.export.spool import Spool
+from workers.rollout.export.turns import Kept
+from workers.rollout.lines import Form, Line, Played
+from workers.rollout.relabel import Label
+from workers.rollout.selection import Candidate
+from workers.runner import StepContext
+
+TURNS_A_FETCH = 50
+"""Turns, with their frames, that are in memory at once."""
+PROGRESS_S = 0.5
+"""Shortest time between two notes of progress: each is a write."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """As much of a turn as it takes to play it again."""
+
+    index: int
+    actions: list[str]
+    frame: str | None
+
+
+class Progress:
+    """Tells how many episodes are done, now and then."""
+
+    def __init__(self, context: StepContext) -> None:
+        self._context, self._at = context, time.monotonic()
+
+    def note(self, done: int, total: int) -> None:
+        """So many are done, of so many."""
+        if done == total or time.monotonic() - self._at > PROGRESS_S:
+            self._context.progress(done, total)
+            self._at = time.monotonic()
+
+
+class Maker:
+    """Makes the lines of chosen turns."""
+
+    def __init__(
+        self, context: StepContext, table: FilterTable, chosen: Sequence[Candidate], how: Mapping[str, Played], kept: Kept
+    ) -> None:
+        self._context, self._table, self._chosen, self._how, self._kept = context, table, chosen, how, kept
+        self._systems: dict[str, str] = {}
+        self._form = Form(
+            metadata=table.include_metadata,
+            tools=any(how[episode.job_id].tools for episode in chosen),
+            rationales=table.rationales,
+            expert=None if table.relabel == "none" else table.relabel,
+        )
+
+    def make(self, rows: Ints, spool: Spool, place: Callable[[int], str]) -> None:
+        """Add the lines of these rows, ascending, to the spool. ``place`` tells which line of the output a row becomes."""
+        wanted = [(int(number), row) for number, row in zip(self._kept.episode[rows].tolist(), rows.tolist(), strict=True)]
+        progress, total = Progress(self._context), len({number for number, _ in wanted})
+        for done, (number, group) in enumerate(groupby(wanted, key=lambda pair: pair[0]), start=1):
+            self._episode(self._chosen[number], [row for _, row in group], spool, place)
+            progress.note(done, total)
+
+    def _episode(self, episode: Candidate, rows: Sequence[int], spool: Spool, place: Callable[[int], str]) -> None:
+        by_turn = dict(zip(self._kept.turn[list(rows)].tolist(), rows, strict=True))
+        with db.reading() as session:
+            labels = self._labels(session, episode, by_turn) if self._form.expert else {}
+            for turn, frames in self._turns(session, episode, list(by_turn)):
+                self._context.check()
+                row = by_turn[turn.index]
+                spool.add(row, self._line(session, turn, episode, frames, row, place, labels.get(turn.index)))
+
+    def _line(
+        self,
+        session: Session,
+        turn: TurnRow,
+        episode: Candidate,
+        frames: Mapping[str, FrameRow],
+        row: int,
+        place: Callable[[int], str],
+        label: Label | None,
+    ) -> Line:
+        how = self._how[episode.job_id]
+
+        def picture(sha256: str) -> bytes:
+            where = f"{place(row)}, turn {turn.index} of episode {episode.id},"
+            return lines.checked_png(frames.get(sha256), sha256, how, where)
+
+        return lines.line(
+            turn,
+            episode,
+            how,
+            self._form,
+            system=self._system(session, turn),
+            picture=picture if self._table.include_images else None,
+            value=float(self._kept.value[row]),
+            label=label,
+        )
+
+    def _turns(
+        self, session: Session, episode: Candidate, wanted: Sequence[int]
+    ) -> Iterator[tuple[TurnRow, Mapping[str, FrameRow]]]:
+        """These turns of an episode, in order, each with the frames that its prompt may show."""
+        for at in range(0, len(wanted), TURNS_A_FETCH):
+            some = wanted[at : at + TURNS_A_FETCH]
+            query = select(TurnRow).where(TurnRow.episode_id == episode.id, col(TurnRow.index).in_(some))
+            turns = session.exec(query.order_by(col(TurnRow.index))).all()
+            if len(turns) != len(some):
+                raise StepFailed(f"turns of episode {episode.id} were deleted while they were read")
+            yield from ((turn, frames) for frames in [self._frames(session, turns)] for turn in turns)
+            session.expunge_all()
+
+    def _frames(self, session: Session, turns: Sequence[TurnRow]) -> dict[str, FrameRow]:
+        if not self._table.include_images:
+            return {}
+        wanted = {sha256 for turn in turns for sha256 in lines.frames_of(turn)}
+        return {row.sha256: row for row in session.exec(select(FrameRow).where(col(FrameRow.sha256).in_(wanted)))}
+
+    def _system(self, session: Session, turn: TurnRow) -> str | None:
+        if turn.system is None:
+            return None
+        if turn.system not in self._systems:
+            row = session.get(TextRow, turn.system)
+            if row is None:
+                raise StepFailed(
+                    f"turn {turn.index} of episode {turn.episode_id} has a system text {turn.system}, and it is not stored"
+                )
+            self._systems[turn.system] = row.text
+        return self._systems[turn.system]
+
+    def _labels(self, session: Session, episode: Candidate, wanted: Mapping[int, int]) -> dict[int, Label]:
+        """The expert's word on these turns. The episode is played again for it, every turn of it."""
+        columns = (col(TurnRow.index), col(TurnRow.actions), col(TurnRow.frame))
+        query = select(*columns).where(TurnRow.episode_id == episode.id).order_by(columns[0])
+        how, env_version = (
+            self._how[episode.job_id],
+            session.exec(select(Episode.env_version).where(Episode.id == episode.id)).one(),
+        )
+        played = expert.Played(
+            env=how.env,
+            env_config=how.env_config,
+            seed=episode.seed,
+            turns=[_Step(*row) for row in session.exec(query)],
+            env_version=env_version or None,
+        )
+        labels = {}
+        try:
+            for label in expert.relabel(played, self._table.view or ""):
+                self._context.check()
+                if label.turn in wanted:
+                    labels[label.turn] = label
+        except ReplayMismatch as error:
+            raise StepFailed(f"relabel plays episode {episode.id} again, and it comes out otherwise: {error}") from error
+        return labels
