@@ -13,7 +13,10 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.group()
 def data() -> None:
-    """Check and show training data: JSONL in OpenAI's chat format."""
+    """Check and show training data.
+
+    The data is JSONL in OpenAI's chat format, as a filter job writes it. No server is asked.
+    """
 
 
 @data.command()
@@ -49,7 +52,10 @@ def check(file: Path, format_: str, max_images: int | None, max_problems: int, a
 @click.option("--images", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Write its images there as PNG.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON, without the bytes of images.")
 def show(file: Path, line: int, images: Path | None, as_json: bool) -> None:
-    """Print one line of FILE for people: roles, texts, sizes of images, the reply, and what is wrong with it."""
+    """Print one line of FILE for people.
+
+    Shows who says what, the sizes of images, the calls, and what is wrong with it; exits 2 when something is.
+    """
     flags = ["--line", str(line)]
     flags += ["--images", str(images)] if images is not None else []
     flags += ["--json"] if as_json else []

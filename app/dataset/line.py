@@ -34,10 +34,15 @@ METADATA: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
     "turn": (int, "a whole number"),
     "policy": (str, "a text"),
     "model": (str, "a text"),
+    "split": (str, "a text"),
+    "task_id": (str, "a text"),
     "reward": ((int, float), "a number"),
+    "return_to_go": ((int, float), "a number"),
     "unlocked": (list, "a list of achievements"),
     "achievements_total": (int, "a whole number"),
     "outcome": (str, "a text"),
+    "relabelled_by": (str, "a text"),
+    "original_actions": (list, "a list of actions"),
 }
 """The keys that the filter writes, and what they hold where they are not null. Others may be there."""
 
@@ -101,6 +106,7 @@ def _metadata(look: Look, metadata: Any) -> None:
             "metadata.outcome",
             f"is {shown(outcome)}, which is no outcome{did_you_mean(outcome[:60], known)} (known: {', '.join(known)})",
         )
-    unlocked = metadata.get("unlocked")
-    if isinstance(unlocked, list) and not all(isinstance(each, str) for each in unlocked):
-        look.bad("metadata.unlocked", f"is {shown(unlocked)}; it must be a list of achievements")
+    for key in ("unlocked", "original_actions"):
+        value = metadata.get(key)
+        if isinstance(value, list) and not all(isinstance(each, str) for each in value):
+            look.bad(f"metadata.{key}", f"is {shown(value)}; it must be {METADATA[key][1]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,7 @@ def test_every_bad_file_gets_one_sentence_at_its_place(case: bad_data.Case, tmp_
     (found,) = check(file, options_of(case.flags))
 
     assert (found.line, found.key) == (case.line, case.where)
-    answer = bad_data.Answer(case=case, place="", sentence=found.message)
-    assert f"| {bad_data.cell(answer.sentence)} |" in PAGE.read_text(), "python -m benchmarks.bad_data > docs/bad-data.md"
+    assert f"| {bad_data.cell(found.message)} |" in PAGE.read_text(), "python -m benchmarks.bad_data > docs/bad-data.md"
 
 
 def test_there_is_no_case_twice() -> None:
@@ -315,6 +315,30 @@ def test_the_command_prints_counts_and_exits_0_when_all_is_good(tmp_path: Path, 
     assert told.out.splitlines()[-1] == f"✓ no problem in {file} (synthq format)"
     assert "tool calls  interact_many 1" in told.out
     assert told.err == ""
+
+
+def test_a_terminal_is_shown_how_far_the_check_is(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "good.jsonl"
+    file.write_bytes(raw(bad_data.good()) * 4)
+    monkeypatch.setattr(program, "PROGRESS_S", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+    assert program.main(["check", str(file)]) == 0
+
+    assert [text.strip("\r") for text in capsys.readouterr().err.split("\x1b[K")][1:3] == [
+        "25 %, 1 lines, 0 problems",
+        "50 %, 2 lines, 0 problems",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("unlocked", ["eat_cow", 7]), ("original_actions", "noop"), ("return_to_go", "1"), ("reward", True)]
+)
+def test_metadata_of_another_type_than_the_filter_writes_is_told(key: str, value: Any) -> None:
+    line = bad_data.good()
+    line["metadata"][key] = value
+
+    assert [each.key for each in problems(line)] == [f"metadata.{key}"]
 
 
 def test_a_file_cannot_drive_the_terminal(tmp_path: Path, capsys: Any) -> None:

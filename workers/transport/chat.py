@@ -97,7 +97,7 @@ def read_reply(text: str) -> dict[str, Any]:
     """A model's reply as an assistant message in OpenAI's format: the inverse of ``render`` for such a message.
 
     A call is ``<tool_call>``, one JSON object with a text ``name`` and an object ``arguments`` and nothing else, then
-    ``</tool_call>``, with any white space between. Calls are named ``call_0`` and so on. Everything else is content, word for word.
+    ``</tool_call>``, with any white space between. Calls are named ``call_0`` and so on. Everything else is content.
     """
     said = text.removesuffix("\n").removesuffix(END) if text.endswith((END, f"{END}\n")) else text
     pieces: list[str] = []
