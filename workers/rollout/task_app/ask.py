@@ -42,6 +42,9 @@ OF_A_JOB: Final = (
 )
 """Keys of ``eval`` that say how a job is made up of episodes, or how long one may take; a rollout has other words for these."""
 
+NOT_FOR_ONE: Final = ("model", "task_app_url", "episodes_per_seed", "concurrency", "episodes_per_step")
+"""Keys of a whole job's table that mean nothing, or another thing, for one of its episodes."""
+
 
 class BadBody(InvalidInput):
     """A body that cannot be right; ``problems`` are (key, message)."""
@@ -180,7 +183,7 @@ def _check_names(table: Mapping[str, Any]) -> None:
 def _own(body: Nested) -> Ask:
     """What synthq's own worker asks: a resolved table, of which one policy plays one seed."""
     assert body.synthq is not None
-    table = {key: value for key, value in body.synthq.eval.items() if key not in ("model", "task_app_url", "concurrency")}
+    table = {key: value for key, value in body.synthq.eval.items() if key not in NOT_FOR_ONE}
     labels = table.get("policies")
     if isinstance(labels, list) and len(labels) == 1 and isinstance(options := table.get("policy_options"), dict):
         name = policy_name(str(labels[0]))[0]

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from app.specs.base import Clash, Table, Word
 
-PLAIN = r"^[^\x00-\x1f\x7f]*$"
-Id = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PLAIN)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 OPS = {"agent": "agent", "policy": "agent", "model": "agent", "env": "env", "environment": "env", "step": "env"}
 """Every name of an op, and which of the two it is."""
+
+
+def _plain(text: str) -> str:
+    if any(c < " " or c == "\x7f" for c in text):
+        raise ValueError(f"must be text without control characters, not {text[:60]!r}")
+    return text
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_plain)]
 
 
 def _op(value: Any) -> Any:
