@@ -211,7 +211,7 @@ def _cost(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _spent(spent: object) -> list[str]:
-    """``1,200 requests to models: 3,480,000 tokens in, 41,000 out, $9.1100 of $10.00``."""
+    """``1,200 requests to models: 3,480,000 tokens in, 41,000 out, $9.1100 of $10.0000``."""
     if not isinstance(spent, dict):
         return []
     requests, given, taken = (spent.get(key) for key in ("requests", "input_tokens", "output_tokens"))
@@ -219,7 +219,7 @@ def _spent(spent: object) -> list[str]:
         return []
     parts = [f"{given:,} tokens in, {taken:,} out"]
     if isinstance(usd := spent.get("usd"), int | float):
-        parts.append(f"${usd:,.4f}" + (f" of ${cap:,.2f}" if isinstance(cap := spent.get("max_usd"), int | float) else ""))
+        parts.append(f"${usd:,.4f}" + (f" of ${cap:,.4f}" if isinstance(cap := spent.get("max_usd"), int | float) else ""))
     if isinstance(most := spent.get("max_tokens"), int):
         parts.append(f"{given + taken:,} of {most:,} tokens")
     lines = [f"{requests:,} requests to models: {', '.join(parts)}" + (": the budget ended it" if spent.get("capped") else "")]

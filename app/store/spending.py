@@ -75,7 +75,7 @@ class JobMeter:
             self._begin(session)
             held = {"held_tokens": col(Spend.held_tokens) + hold.tokens, "held_usd": col(Spend.held_usd) + hold.usd}
             if not self._change(session, held, fits):
-                raise BudgetSpent(self._sentence(session, hold))
+                raise self._refusal(session, hold)
         return hold
 
     def settle(self, hold: Hold, used: Tokens) -> None:
@@ -119,9 +119,12 @@ class JobMeter:
             statement = statement.where(only_if)
         return session.connection().execute(statement.values(**values)).rowcount == 1
 
-    def _sentence(self, session: Session, hold: Hold) -> str:
+    def _refusal(self, session: Session, hold: Hold) -> BudgetSpent:
         row, budget = session.get_one(Spend, self._job_id), self._budget
         used = row.input_tokens + row.output_tokens
+        fits_alone = (budget.max_tokens is None or used + hold.tokens <= budget.max_tokens) and (
+            budget.max_usd is None or row.usd + hold.usd <= budget.max_usd
+        )
         if budget.max_tokens is not None and used + row.held_tokens + hold.tokens > budget.max_tokens:
             what = f"{used:,} of max_tokens = {budget.max_tokens:,} are spent"
             aside = f", {row.held_tokens:,} are set aside for other requests" if row.held_tokens else ""
@@ -130,9 +133,10 @@ class JobMeter:
             what = f"${row.usd:.4f} of max_usd = {budget.max_usd:g} are spent"
             aside = f", ${row.held_usd:.4f} are set aside for other requests" if row.held_tokens else ""
             following, key = f"the next request could cost ${hold.usd:.4f}", "max_usd"
-        return (
+        return BudgetSpent(
             f"the budget is used up: {what}{aside}, and {following}; "
-            f"what was played is kept; to go further submit the job again with a higher eval.budget.{key}"
+            f"what was played is kept; to go further submit the job again with a higher eval.budget.{key}",
+            for_now=fits_alone,
         )
 
 

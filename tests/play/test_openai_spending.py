@@ -47,13 +47,14 @@ def test_what_was_not_answered_is_given_back_or_stays_set_aside(store: str) -> N
     meter = JobMeter(job_id, Budget(max_tokens=1000))
     meter.release(meter.hold(tokens(900, 100)))
     meter.hold(tokens(300, 100))  # its worker died
-    with pytest.raises(
-        BudgetSpent, match=r"0 of max_tokens = 1,000 are spent, 400 are set aside .* could take 601; .*eval.budget"
-    ):
+    words = "0 of max_tokens = 1,000 are spent, 400 are set aside for other requests, and the next request could take 601; "
+    with pytest.raises(BudgetSpent, match=words) as told:
         meter.hold(tokens(600, 1))
+    assert told.value.for_now, "the 400 may turn out to be fewer"
     meter.settle(meter.hold(tokens(500, 100)), tokens(500, 100))
-    with pytest.raises(BudgetSpent, match="600 of max_tokens"):
-        meter.hold(tokens(1, 0))
+    with pytest.raises(BudgetSpent, match="600 of max_tokens") as told:
+        meter.hold(tokens(401, 0))
+    assert not told.value.for_now
 
 
 def test_the_cap_may_be_reached_and_not_passed(store: str) -> None:
@@ -116,7 +117,9 @@ def race(job_id: str, seed: int) -> int:
         most = tokens(draw.randint(50, 400), draw.randint(1, 50))
         try:
             hold = meter.hold(most)
-        except BudgetSpent:
+        except BudgetSpent as spent:
+            if spent.for_now and draw.random() < 0.9:
+                continue
             return answered
         fate = draw.random()
         if fate < 0.8:

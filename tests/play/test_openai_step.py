@@ -21,7 +21,9 @@ from stand_in import KEY, Asked, StandIn, calls, status, text
 from app import artifacts, db, lifecycle, specs
 from app.models import Job, Spend
 from app.settings import get_settings
+from app.specs.eval import Budget
 from app.store import jobs
+from app.store.spending import JobMeter, Tokens
 from cli import show
 from workers.rollout.envs.pixels import decode_png, upscale
 from workers.rollout.policies.openai import waits
@@ -270,11 +272,35 @@ def test_a_spent_budget_ends_the_job_with_a_sentence_and_keeps_what_was_played()
         assert told.usd == pytest.approx(asked * 0.0022) and told.usd <= 0.05  # noqa: PT018
         assert ended.summary is not None
         assert ended.summary["spent"]["capped"] is True
-        line = f"{asked} requests to models: {asked * 800:,} tokens in, {asked * 20} out, ${asked * 0.0022:.4f} of $0.05"
+        line = f"{asked} requests to models: {asked * 800:,} tokens in, {asked * 20} out, ${asked * 0.0022:.4f} of $0.0500"
         assert f"{line}: the budget ended it" in show.results({"summary": ended.summary})
         assert sum(len(turn_rows(row.id)) for row in episodes(job_id).values()) == asked
         assert finish(retry(job_id).id).state == "failed"
         assert len(server.asked) == asked, "a retry does not spend more"
+
+
+def test_a_purse_that_others_keep_closed_is_waited_for_and_not_given_up() -> None:
+    with StandIn(use_vision=False) as server:
+        job_id = submit(server, config={"use_vision": False}, budget={"max_tokens": 12_000})
+        other = JobMeter(job_id, Budget(max_tokens=12_000))
+        under_way = other.hold(Tokens(input=10_000, output=500))
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(work)
+            until(lambda: job(job_id).state == "running", 30, "the step is claimed")
+            other.settle(under_way, Tokens(input=100, output=5))
+            working.result(30)
+        assert job(job_id).state == "succeeded"
+    assert spend(job_id).requests == 5
+
+
+def test_a_purse_that_a_dead_worker_keeps_closed_ends_the_job_at_the_deadline() -> None:
+    with StandIn(use_vision=False) as server:
+        job_id = submit(server, config={"use_vision": False, "deadline_s": 1.5}, budget={"max_tokens": 12_000})
+        JobMeter(job_id, Budget(max_tokens=12_000)).hold(Tokens(input=10_000, output=500))
+        ended = finish(job_id)
+    assert server.asked == []
+    assert ended.reason is not None
+    assert "0 of max_tokens = 12,000 are spent, 10,500 are set aside for other requests" in ended.reason
 
 
 def test_usage_that_is_not_told_is_charged_as_it_was_set_aside() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from app.errors import EngineFailed, EngineRefused
+from app.errors import BudgetSpent, EngineFailed, EngineRefused
 from app.store.spending import Hold, JobMeter, Tokens
 from workers.rollout.policies.openai import answer, waits
 from workers.rollout.policies.openai.body import Body, Dialect
@@ -21,6 +21,8 @@ from workers.rollout.policies.openai.refusal import Refusal
 
 UNREADABLE_TRIES: Final = 3
 """Answers without a choice that are taken before the turn gets none."""
+PURSE_S: Final = 0.25
+"""Pause before another look into a purse that only the requests under way keep closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +103,7 @@ class Exchange:
                 raise EngineFailed(self._no_time_for(pause_s, left_s, told=found.wait_s is not None))
 
     async def _once(self) -> Answer | _Again:
-        hold = self.meter.hold(self.most) if self.meter else None
+        hold = await self._hold()
         began = time.monotonic()
         try:
             got = await self.endpoint.post(self.dialect.spell(self.body), timeout_s=max(0.001, self._until - began))
@@ -168,6 +170,17 @@ class Exchange:
             used=used,
             estimated=estimated,
         )
+
+    async def _hold(self) -> Hold | None:
+        """Set aside the most that the request can take. What others have set aside and do not use may make room for it."""
+        while self.meter is not None:
+            try:
+                return self.meter.hold(self.most)
+            except BudgetSpent as spent:
+                if not spent.for_now or self._until - time.monotonic() < 2 * PURSE_S:
+                    raise
+            await asyncio.sleep(PURSE_S)
+        return None
 
     def _release(self, hold: Hold | None) -> None:
         if self.meter and hold:
