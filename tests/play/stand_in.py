@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,6 +114,7 @@ class StandIn:
         picture_px: int = 64,
         tools: bool = True,
         max_actions: int = 8,
+        certificate: Path | None = None,
     ) -> None:
         self.model, self.key = model, key
         self.use_vision, self.image_only, self.picture_px = use_vision, image_only, picture_px
@@ -124,7 +127,11 @@ class StandIn:
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self._server.server_port}/v1"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
 
     def then(self, *answers: Answer) -> StandIn:
         """Answer the next requests with these, in this order."""
@@ -204,7 +211,7 @@ class StandIn:
             def handle(self) -> None:
                 try:
                     super().handle()
-                except (ConnectionError, TimeoutError):
+                except (ConnectionError, TimeoutError, ssl.SSLError):
                     self.close_connection = True  # the client went away first
 
             def log_message(self, *_: Any) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -398,6 +401,18 @@ def test_nobody_there_is_told_with_the_address() -> None:
         policy = teacher(gone, deadline_s=0.3)
     with pytest.raises(EngineFailed, match=r"no answer of 127.0.0.1:\d+ to teacher .* the last: connect error"):
         ask(policy)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_certificate_that_nobody_vouches_for_is_refused_before_anything_is_said(tmp_path: Path) -> None:
+    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    made = subprocess.run(["openssl", *words.split(), "-keyout", "-", "-out", "-"], capture_output=True, check=True)
+    certificate = tmp_path / "own.pem"
+    certificate.write_bytes(made.stdout)
+    with StandIn(certificate=certificate) as server:
+        with pytest.raises(EngineRefused, match=r"the certificate of 127.0.0.1:\d+ cannot be trusted: .*self.signed"):
+            ask(teacher(server))
+        assert server.asked == server.faults == []
 
 
 # The key.
