@@ -98,11 +98,16 @@ def create_app() -> FastAPI:
     guarded = [Depends(allowed), *checks]
     app.add_api_route("/", root, methods=["GET"], response_model=schemas.Root, dependencies=checks)
     app.add_api_route("/", root, methods=["HEAD"], include_in_schema=False)
-    refused = schemas.errors(401)
-    app.add_api_route("/health", health, response_model=schemas.Health, responses=refused, dependencies=checks)
-    app.add_api_route(
-        "/api/health", health, response_model=schemas.Health, name="api_health", responses=refused, dependencies=checks
-    )
+    for path, name in (("/health", "health"), ("/api/health", "api_health")):
+        app.add_api_route(
+            path,
+            health,
+            name=name,
+            response_model=schemas.Health,
+            responses=schemas.errors(401),
+            openapi_extra={"security": [{}]},  # beside those of the keys: none will do
+            dependencies=checks,
+        )
     app.add_api_route("/info", info, response_model=schemas.Info, responses=schemas.errors(401, 403, 422), dependencies=guarded)
     app.add_api_route("/task_info", task_info, responses=schemas.TASKS, dependencies=guarded)
     app.add_api_route(
