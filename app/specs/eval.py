@@ -235,6 +235,8 @@ class EvalTable(Table):
                 "reward",
                 f'"{self.reward}" and step_rewards with strategy = "{rewards.strategy}" cannot both be the reward; leave one out',
             )
+        if self.task_app_url is not None and (self.budget.max_usd is not None or self.budget.max_tokens is not None):
+            yield Clash("budget", "a cap cannot be held where a task app asks the model; remove task_app_url or the cap")
         if len(set(self.policies)) < len(self.policies):
             yield Clash("policies", f"{shown(self.policies)} names a policy twice")
 

@@ -103,6 +103,10 @@ def test_every_problem_is_told_at_once_with_file_line_key_and_nearest_name(tmp_p
             "3: eval.budget.max_usd: 3 can be held only with prices; give input_usd_per_million and output_usd_per_million",
         ),
         (
+            "task_app_url = 'http://h:8001'\nbudget.max_tokens = 3",
+            "4: eval.budget: a cap cannot be held where a task app asks the model; remove task_app_url or the cap",
+        ),
+        (
             "policy_config.supports_vision = false",
             "3: eval.policy_config.supports_vision: false does not agree with use_vision = true: the model would be shown no "
             "picture; make all vision flags agree",
