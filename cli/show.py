@@ -274,6 +274,10 @@ def results(job: Json, *, wide: bool = False) -> list[str]:
         return []
     if lines := scores(summary, wide=wide):
         return lines
+    if "removed" in summary:
+        from cli.filtered import told
+
+        return told(summary)
     plain = [(key.replace("_", " "), _plain(key, value)) for key, value in summary.items()]
     return fields((name, text) for name, text in plain if text)
 
