@@ -10,6 +10,7 @@ import pytest
 from core.kit import job, submit_eval, use_settings, work_through
 from foreign import Foreign, foreign_app, rollout
 from sqlmodel import col, select
+from task_app_kit import Running
 
 from app import db
 from app.models import Episode, FrameRow, TurnRow
@@ -125,6 +126,7 @@ def test_its_key_comes_from_the_environment_and_goes_nowhere_else(monkeypatch: p
         ((200, []), "with list, not an object"),
         ((200, {"run_id": "x"}), "has no trajectories[0].steps (it has run_id)"),
         ((200, {"trajectories": [{"steps": [3]}]}), "has no trajectories[0].steps"),
+        ((200, {"error": "the world broke", "trajectories": []}), "the task app did not play to the end: the world broke"),
         ((200, {"trace": {"format": "synthq-trace", "version": 9}}), "the trace has version '9'"),
     ],
 )
@@ -153,3 +155,40 @@ def test_one_that_never_wakes_ends_the_job_with_what_it_said(app: Foreign, monke
 def test_a_warm_up_time_that_is_no_time_is_refused(app: Foreign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(client.WARMUP_VARIABLE, "soon")
     assert "TASK_APP_WARMUP_TIMEOUT=soon must be a number of seconds" in str(job(asked(app)).reason)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """synthq's own task app, as a process."""
+    running = Running(tmp_path_factory.mktemp("own"))
+    yield running
+    running.end()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"policies": ["random", "scripted", "scripted:reactive"], "seeds": "5-6", "episodes_per_seed": 2, "max_turns": 12},
+        {"policies": ["random"], "reply_format": "text", "reward": "native", "sampling_seed": 7, "save_frames": "none"},
+        {"policy_config": {"image_only_mode": True}, "env_config": {"image_size": 144, "upscale_to": 288, "length": 9}},
+        {"policies": ["random"], "policy_options": {"random": {"actions_per_turn": 3}}, "policy_config": {"use_vision": False}},
+    ],
+    ids=["members", "text", "pictures", "options"],
+)
+def test_an_episode_that_synthqs_own_task_app_plays_is_the_one_that_a_worker_plays(own: Running, table: dict[str, Any]) -> None:
+    here, there = (
+        submit_eval(**{"max_turns": 20, **table}).id,
+        submit_eval(**{"max_turns": 20, **table, "task_app_url": own.url}).id,
+    )
+    work_through()
+    assert (job(here).state, job(there).state) == ("succeeded", "succeeded")
+    assert stored(there) == stored(here)
+
+
+def stored(job_id: str) -> dict[tuple[int, int], Any]:
+    """What the store keeps of a job's episodes, but for names and times."""
+    with db.reading() as session:
+        rows = session.exec(select(Episode).where(Episode.job_id == job_id)).all()
+        apart = {"id", "job_id", "step_id", "created_at", "finished_at", "timings"}
+        return {(row.seed, row.member): row.model_dump(exclude=apart) for row in rows}

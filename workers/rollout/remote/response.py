@@ -35,6 +35,8 @@ MOST_ACTIONS = 20
 
 def trace_of(answer: Mapping[str, Any], spec: EvalSpec, label: str, key: EpisodeKey) -> Trace:
     """The trace in an answer to ``POST /rollout``. Raises TaskAppFailed for an answer that holds none, or another episode's."""
+    if isinstance(broke := answer.get("error"), str):
+        raise TaskAppFailed(f"the task app did not play to the end: {broke}")
     sent = answer.get("trace")
     try:
         if isinstance(sent, dict) and sent.get("format") == FORMAT:
