@@ -17,6 +17,7 @@ from app.errors import StepFailed
 from app.models import Artifact
 from app.specs import FilterTable, sha256
 from workers.rollout.export.columns import Ints
+from workers.rollout.export.pulse import Pulse
 from workers.rollout.export.spool import Spool
 from workers.rollout.export.turns import Kept
 from workers.rollout.selection import Candidate
@@ -37,16 +38,18 @@ class Written:
     sha256: str
 
 
-def write(context: StepContext, spool: Spool, sides: Mapping[str | None, Ints], names: Mapping[str | None, str]) -> list[Written]:
+def write(
+    context: StepContext, pulse: Pulse, spool: Spool, sides: Mapping[str | None, Ints], names: Mapping[str | None, str]
+) -> list[Written]:
     """Write a file for each side, in the step's folder."""
-    return [_write(context, spool, names[side], side, rows) for side, rows in sides.items()]
+    return [_write(_path(context, side), pulse, spool, names[side], side, rows) for side, rows in sides.items()]
 
 
-def _write(context: StepContext, spool: Spool, name: str, side: str | None, rows: Ints) -> Written:
+def _write(path: Path, pulse: Pulse, spool: Spool, name: str, side: str | None, rows: Ints) -> Written:
     hasher, size = hashlib.sha256(), 0
-    with _path(context, name).open("wb") as out:
+    with path.open("wb") as out:
         for row in rows.tolist():
-            context.check()
+            pulse()
             content = spool.read(row)
             out.write(content)
             hasher.update(content)
@@ -54,10 +57,8 @@ def _write(context: StepContext, spool: Spool, name: str, side: str | None, rows
     return Written(name=name, side=side, lines=len(rows), bytes=size, sha256=hasher.hexdigest())
 
 
-def _path(context: StepContext, name: str) -> Path:
-    folder = context.workdir / "files"
-    folder.mkdir(exist_ok=True)
-    return folder / name
+def _path(context: StepContext, side: str | None) -> Path:
+    return context.workdir / f"{side or 'all'}.jsonl"
 
 
 def stem_of(context: StepContext) -> str:
@@ -116,14 +117,14 @@ def publish(
 
 
 def _dataset(store: partial[Artifact], context: StepContext, file: Written) -> Artifact:
-    stored = store(_path(context, file.name), kind="dataset", name=file.name, data=asdict(file))
+    stored = store(_path(context, file.side), kind="dataset", name=file.name, data=asdict(file))
     if stored.sha256 != file.sha256:
         raise StepFailed(f"{file.name} has sha256 {stored.sha256}, and {file.sha256} was written: the disk may be damaged")
     return stored
 
 
 def _beside(store: partial[Artifact], context: StepContext, kind: str, name: str, text: str) -> Artifact:
-    path = _path(context, f"{kind}.tmp")
+    path = context.workdir / kind
     path.write_text(text, encoding="utf-8")
     return store(path, kind=kind, name=name)
 

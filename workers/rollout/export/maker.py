@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,17 +15,15 @@ from app.specs import FilterTable
 from workers.rollout import lines
 from workers.rollout import relabel as expert
 from workers.rollout.export.columns import Ints
+from workers.rollout.export.pulse import Pulse
 from workers.rollout.export.spool import Spool
 from workers.rollout.export.turns import Kept
 from workers.rollout.lines import Form, Line, Played
 from workers.rollout.relabel import Label
 from workers.rollout.selection import Candidate
-from workers.runner import StepContext
 
 TURNS_A_FETCH = 50
 """Turns, with their frames, that are in memory at once."""
-PROGRESS_S = 0.5
-"""Shortest time between two notes of progress: each is a write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,48 +35,34 @@ class _Step:
     frame: str | None
 
 
-class Progress:
-    """Tells how many episodes are done, now and then."""
-
-    def __init__(self, context: StepContext) -> None:
-        self._context, self._at = context, time.monotonic()
-
-    def note(self, done: int, total: int) -> None:
-        """So many are done, of so many."""
-        if done == total or time.monotonic() - self._at > PROGRESS_S:
-            self._context.progress(done, total)
-            self._at = time.monotonic()
-
-
 class Maker:
     """Makes the lines of chosen turns."""
 
     def __init__(
-        self, context: StepContext, table: FilterTable, chosen: Sequence[Candidate], how: Mapping[str, Played], kept: Kept
+        self, pulse: Pulse, table: FilterTable, chosen: Sequence[Candidate], how: Mapping[str, Played], kept: Kept
     ) -> None:
-        self._context, self._table, self._chosen, self._how, self._kept = context, table, chosen, how, kept
+        self._pulse, self._table, self._chosen, self._how, self._kept = pulse, table, chosen, how, kept
         self._systems: dict[str, str] = {}
         self._form = Form(
             metadata=table.include_metadata,
             tools=any(how[episode.job_id].tools for episode in chosen),
             rationales=table.rationales,
-            expert=None if table.relabel == "none" else table.relabel,
+            expert=None if table.view is None else f"scripted:{table.view}",
         )
 
     def make(self, rows: Ints, spool: Spool, place: Callable[[int], str]) -> None:
         """Add the lines of these rows, ascending, to the spool. ``place`` tells which line of the output a row becomes."""
         wanted = [(int(number), row) for number, row in zip(self._kept.episode[rows].tolist(), rows.tolist(), strict=True)]
-        progress, total = Progress(self._context), len({number for number, _ in wanted})
-        for done, (number, group) in enumerate(groupby(wanted, key=lambda pair: pair[0]), start=1):
+        for number, group in groupby(wanted, key=lambda pair: pair[0]):
             self._episode(self._chosen[number], [row for _, row in group], spool, place)
-            progress.note(done, total)
+            self._pulse.reach(number + 1, len(self._chosen))
 
     def _episode(self, episode: Candidate, rows: Sequence[int], spool: Spool, place: Callable[[int], str]) -> None:
         by_turn = dict(zip(self._kept.turn[list(rows)].tolist(), rows, strict=True))
         with db.reading() as session:
             labels = self._labels(session, episode, by_turn) if self._form.expert else {}
             for turn, frames in self._turns(session, episode, list(by_turn)):
-                self._context.check()
+                self._pulse()
                 row = by_turn[turn.index]
                 spool.add(row, self._line(session, turn, episode, frames, row, place, labels.get(turn.index)))
 
@@ -159,7 +142,7 @@ class Maker:
         labels = {}
         try:
             for label in expert.relabel(played, self._table.view or ""):
-                self._context.check()
+                self._pulse()
                 if label.turn in wanted:
                     labels[label.turn] = label
         except ReplayMismatch as error:

@@ -1,4 +1,4 @@
-"""The filter's order of work: episodes, turns, lines, order, files. And why nothing is left, where nothing is."""
+"""The filter's order of work: episodes, turns, lines, order, files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from app.models import ENDED, Job
 from app.sources import jobs_read
 from app.specs import FilterTable
 from workers.rollout import lines, selection
-from workers.rollout.export import files, order, split, stats, turns
+from workers.rollout.export import files, order, split, stats, turns, why
 from workers.rollout.export.columns import Ints
 from workers.rollout.export.maker import Maker
+from workers.rollout.export.pulse import Pulse
 from workers.rollout.export.spool import Spool
 from workers.rollout.export.turns import Kept
 from workers.rollout.lines import Played
@@ -28,27 +29,27 @@ from workers.runner import StepContext
 def run(context: StepContext) -> dict[str, Any]:
     """Select, write, publish; gives the job's summary."""
     table: FilterTable = context.spec.filter
-    chosen, tally, how = _select(context, table)
-    context.progress(0, len(chosen))
-    kept, seen = turns.read(chosen, table, context.check)
+    pulse = Pulse(context)
+    chosen, tally, how = _select(context, pulse, table)
+    kept, seen = turns.read(chosen, table, pulse)
     if not len(kept):
-        raise StepFailed(_why_no_turn(table, tally, seen, len(chosen)))
+        raise StepFailed(why.no_turn(table, tally, seen, len(chosen)))
     count = order.Count()
     with Spool(context.workdir / "spool") as spool:
-        maker = Maker(context, table, chosen, how, kept)
+        maker = Maker(pulse, table, chosen, how, kept)
         rows = np.arange(len(kept))
         if order.reads_lines(table):
             maker.make(rows, spool, lambda row: f"line {row + 1} of those read")
             rows = order.readable(spool, kept, table, count)
         rows = order.order(rows, kept, table, count)
         if not len(rows):
-            raise StepFailed(_why_no_line(table, tally, seen, count, spool))
+            raise StepFailed(why.no_line(table, tally, seen, len(chosen), count, spool))
         sides = _sides(rows, kept, chosen, table)
         names = split.files(table, files.stem_of(context))
         if not len(spool):
             maker.make(np.unique(rows), spool, partial(_place, sides, names))
-        context.progress(len(chosen), len(chosen))
-        written = files.write(context, spool, sides, names)
+        pulse.reach(len(chosen), len(chosen))
+        written = files.write(context, pulse, spool, sides, names)
         about_lines = stats.of_lines(rows, kept, spool, chosen)
     sources = files.sources(sides, kept, chosen)
     removed = {
@@ -69,7 +70,7 @@ def run(context: StepContext) -> dict[str, Any]:
     return files.publish(context, written, counts, about_lines, [e for e, _ in sources], [row for _, row in sources])
 
 
-def _select(context: StepContext, table: FilterTable) -> tuple[list[Candidate], Tally, dict[str, Played]]:
+def _select(context: StepContext, pulse: Pulse, table: FilterTable) -> tuple[list[Candidate], Tally, dict[str, Played]]:
     """The episodes to write, in order; what the rules did; and how each job's episodes were played."""
     tally = Tally(selection.rules_of(table))
     with db.reading() as session:
@@ -81,7 +82,7 @@ def _select(context: StepContext, table: FilterTable) -> tuple[list[Candidate], 
         passed = []
         ids = None if named is None else [job.id for job in named]
         for candidate in selection.candidates(session, ids, partial(_reward, session, how)):
-            context.check()
+            pulse()
             if tally.admits(candidate):
                 passed.append(candidate)
     if not tally.seen:
@@ -119,40 +120,3 @@ def _place(sides: Mapping[str | None, Ints], names: Mapping[str | None, str], ro
     side = next(side for side, rows in sides.items() if row in rows)
     number = int(np.flatnonzero(sides[side] == row)[0]) + 1
     return f"line {number}" if side is None else f"line {number} of {names[side]}"
-
-
-def _why_no_turn(table: FilterTable, tally: Tally, seen: turns.Count, episodes: int) -> str:
-    told = [tally.sentence()] if tally.sentence() else []
-    if not seen.read:
-        told.append(f"the {episodes} episodes that passed have no turns")
-    told += _turn_keys(table, seen, episodes)
-    return f"no line is left: {', and '.join(told)}"
-
-
-def _turn_keys(table: FilterTable, seen: turns.Count, episodes: int) -> list[str]:
-    """What each key removed, of turns."""
-    told = []
-    for key in turns.KEYS:
-        if number := seen.removed[key]:
-            of = f"all {number} turns of {episodes} episodes" if number == seen.read else f"{number} of {seen.read} turns"
-            told.append(f"{key}={_value(table, key)} removed {of}")
-    return told
-
-
-def _why_no_line(table: FilterTable, tally: Tally, seen: turns.Count, count: order.Count, spool: Spool) -> str:
-    left = seen.read - seen.removed.total()
-    told = [tally.sentence()] if tally.sentence() else []
-    for key, number in count.removed.items():
-        near = f"; the shortest has {spool.tokens(spool.rows).min()} tokens" if key == "max_sequence_length" else ""
-        told.append(
-            f"{key}={_value(table, key)} removed {f'all {left}' if number == left else f'{number} of {left}'} lines{near}"
-        )
-    return f"no line is left: {', and '.join(told)}"
-
-
-def _value(table: FilterTable, key: str) -> str:
-    """A key's value, as a spec says it."""
-    value: Any = table
-    for name in key.split("."):
-        value = getattr(value, name)
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -131,25 +131,24 @@ def led_to(turns: Sequence[Seen], window: int | None) -> list[tuple[int, int]]:
     return [(before[i], before[reach[i]]) for i in range(len(turns))]
 
 
-def read(chosen: Sequence[Candidate], table: FilterTable, check: Callable[[], None]) -> tuple[Kept, Count]:
-    """The turns of the chosen episodes that pass every rule. ``check`` is called often, and may raise."""
+def read(chosen: Sequence[Candidate], table: FilterTable, pulse: Callable[[], None]) -> tuple[Kept, Count]:
+    """The turns of the chosen episodes that pass every rule. ``pulse`` is called for each of them."""
     columns, count = _Columns(), Count()
     for number, episode in enumerate(chosen):
-        check()
         with db.reading() as session:
-            turns = list(_turns(session, episode.id, check, with_reply=table.turns.drop_empty))
+            turns = list(_turns(session, episode.id, pulse, with_reply=table.turns.drop_empty))
         if len(turns) != episode.turns:
             raise StepFailed(f"episode {episode.id} has {episode.turns} turns and {len(turns)} of them are stored")
         columns.add(number, turns, table, count)
     return _best(columns.kept(), table.turns, count), count
 
 
-def _turns(session: Session, episode_id: str, check: Callable[[], None], *, with_reply: bool) -> Iterator[Seen]:
+def _turns(session: Session, episode_id: str, pulse: Callable[[], None], *, with_reply: bool) -> Iterator[Seen]:
     names = ["index", "outcome", "actions", "reward", "unlocked", *(["reply"] if with_reply else [])]
     query: Any = select(*(getattr(TurnRow, name) for name in names)).where(TurnRow.episode_id == episode_id)
     query = query.order_by(col(TurnRow.index)).execution_options(yield_per=TURNS_A_FETCH)
     for row in session.connection().execute(query).mappings():
-        check()
+        pulse()
         values = dict(row)
         reply = values.pop("reply", None)
         yield Seen(**values, empty=reply is not None and not reply["text"].strip() and not reply["tool_calls"])
