@@ -6,10 +6,12 @@ import hashlib
 import time
 from collections import Counter
 from dataclasses import fields, replace
+from itertools import product
 
 import pytest
 
 from workers.rollout.envs.crafter import Crafter
+from workers.rollout.envs.crafter.tables import LAVA
 from workers.rollout.policies.scripted.reactive import Reactive
 from workers.rollout.policies.scripted.sight import Glance, glance
 
@@ -60,6 +62,42 @@ def test_equal_frames_are_decided_alike_in_every_world_and_at_every_time(games):
             again += frame in decided
             assert decided.setdefault(frame, (action, goal)) == (action, goal)
     assert again > 10  # or this would show nothing
+
+
+def test_what_the_frame_does_not_show_decides_nothing(games):
+    """Beside each world a twin: the same frame, but other land and no creatures out of view, another body and another past."""
+    player, twins, asleep = Reactive(), 0, 0
+    for seed, (_, turns) in zip(SEEDS, games, strict=True):
+        env, twin = Crafter(image_size=64, length=STEPS), Crafter(image_size=64)
+        env.reset(seed)
+        for index, (_, _, action, goal) in enumerate(turns):
+            if index % 7 == 0:
+                twin.restore(env.snapshot())
+                change_what_is_hidden(twin)
+                assert (twin.frame() == env.frame()).all()
+                assert player.decide(glance(twin)) == (action, goal)
+                twins += 1
+                asleep += env.world.player.sleeping
+            env.step(action)
+    assert twins > 200
+    assert asleep > 20
+
+
+def change_what_is_hidden(env: Crafter) -> None:
+    world, player = env.world, env.world.player
+    seen = {(player.x + dx, player.y + dy) for dx in range(-4, 5) for dy in range(-3, 4)}
+    for thing in [thing for thing in world.objects if (thing.x, thing.y) not in seen]:
+        world.remove(thing)
+    terrain = bytearray(world.terrain())
+    for x, y in product(range(64), range(64)):
+        if (x, y) not in seen:
+            terrain[x * 64 + y] = LAVA
+    world.set_terrain(bytes(terrain))
+    player.hunger = player.thirst = player.fatigue = player.recover = 7
+    player.counts = dict.fromkeys(player.counts, 1)
+    world.unlocked.clear()
+    if player.sleeping:
+        player.facing = (-player.facing[0], -player.facing[1])
 
 
 def test_a_glance_holds_nothing_that_a_frame_does_not_show():
