@@ -22,6 +22,7 @@ from app.heartbeat import lead, resign
 from app.logs import set_up_logging
 from app.outbox import dispatch
 from app.reconciler import start_waiting, sweep
+from app.retention.keeper import Keeper
 from app.settings import get_settings
 
 log = logging.getLogger("synthq.scheduler")
@@ -39,6 +40,7 @@ class Scheduler:
     def __init__(self) -> None:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.publisher = broker.HintPublisher()
+        self.keeper = Keeper(self.owner)
         self._stop = threading.Event()
         self._swept_at = float("-inf")
         self._looked_at = float("-inf")
@@ -60,6 +62,7 @@ class Scheduler:
                     raise
                 log.warning("the database does not answer, trying again: %s", error.orig)
                 self._stop.wait(get_settings().poll_s)
+        self.keeper.stop()
         resign(LEAD, self.owner)
         self.publisher.close()
 
@@ -94,6 +97,7 @@ class Scheduler:
         settings, at = get_settings(), time.monotonic()
         if at - self._swept_at >= settings.reconcile_s:
             sweep()
+            self.keeper.look()
             self._swept_at = self._looked_at = time.monotonic()
         elif at - self._looked_at >= min(settings.poll_s, settings.reconcile_s):
             release_expired()

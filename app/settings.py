@@ -82,6 +82,10 @@ class Settings(BaseSettings):
     """Longest play between two snapshots of a running episode."""
     step_budget_s: float = Field(300.0, gt=0)
     """A play step that has run this long hands the rest back to the queue."""
+    keep_jobs_days: float = Field(0.0, ge=0)
+    """Days after its end for which a job is kept; 0 is for ever. The label ``keep=true`` keeps one whatever this says."""
+    keep_frames_days: float = Field(0.0, ge=0)
+    """Days after its end for which a job's frames are kept; 0 is for ever."""
     log_level: str = "INFO"
 
     @field_validator("database_url")

@@ -7,7 +7,6 @@ that was broken off goes on where it was, and one that is done changes nothing w
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -21,6 +20,7 @@ from app import artifacts, db
 from app.command_line import Tick, no_tick
 from app.errors import ArtifactDamaged, ArtifactNotFound
 from app.models import ENDED, Artifact
+from app.retention.unnamed import FRAMES_GONE, IMAGE
 from app.store import episodes
 from app.transfer import tables
 from app.transfer.report import Report
@@ -28,12 +28,10 @@ from app.transfer.tables import Reader, Row
 
 OF_A_JOB: Final = ("job", "step", "job_event", "episode", "turn", "spend")
 """Tables that hold a job, in the order in which they are written. Its artifacts are looked at one by one."""
-CHANGEABLE: Final = {"job": ("labels", "priority", "claimed_at"), "episode": ("scores",)}
-"""Columns that users and judges may change after the end of a job: they make no other job of it."""
+CHANGEABLE: Final = {"job": ("labels", "priority", "claimed_at", "event_seq"), "episode": ("scores",)}
+"""Columns that may change after the end of a job, by users, judges and what drops old frames: they make no other job of it."""
 EPISODES_A_FETCH: Final = 50
 FRAMES_A_FETCH: Final = 200
-IMAGE: Final = re.compile(r'"sha256":"([0-9a-f]{64})"')
-"""A picture in a turn's messages. Inside a text the quotes would be escaped."""
 
 
 class _Damaged(Exception):
@@ -103,8 +101,8 @@ class StoreImport:
             here = Reader(connection)
             for table in OF_A_JOB:
                 skip = CHANGEABLE.get(table, ())
-                there = tables.sum_of(_rows_of(self._source, table, job_id), skip)
-                if tables.sum_of(_rows_of(here, table, job_id), skip) != there:
+                there = tables.sum_of(_told(self._source, table, job_id), skip)
+                if tables.sum_of(_told(here, table, job_id), skip) != there:
                     raise _Conflict(
                         f"job {job_id} is here with other content (its rows in the table {table!r} differ); it was left as it is"
                     )
@@ -207,6 +205,11 @@ def _rows_of(store: Reader, table: str, job_id: str) -> Iterator[Row]:
     if table == "turn":
         return _turns(store, job_id, tables.columns_of("turn"))
     return store.rows(table, column("id" if table == "job" else "job_id") == job_id)
+
+
+def _told(store: Reader, table: str, job_id: str) -> Iterator[Row]:
+    """A job's rows of one table, as far as they were the same ever since the job ended."""
+    return (row for row in _rows_of(store, table, job_id) if table != "job_event" or row["type"] != FRAMES_GONE)
 
 
 def _turns(store: Reader, job_id: str, columns: tuple[str, ...]) -> Iterator[Row]:
