@@ -268,6 +268,19 @@ def test_its_players_end_with_it(own_app: Running, number: int) -> None:
     until(lambda: all(identity(pid) != who for pid, who in players.items()), "the players are gone")
 
 
+def test_rollouts_that_are_under_way_at_the_end_are_told_so(own_app: Running) -> None:
+    with ThreadPoolExecutor(1) as pool, StandIn(key=None) as server:
+        server.always = calls("noop", after_s=30)
+        body = flat(policy_name="crafter-react", policy_config={"model": "teacher", "inference_url": server.url})
+        playing = pool.submit(httpx.post, f"{own_app.url}/rollout", json=body, timeout=30, trust_env=False)
+        until(lambda: server.asked, "the model is asked")
+        own_app.end()
+        answer = playing.result(20)
+
+    assert answer.status_code == 503
+    assert "is being stopped" in answer.json()["detail"]["error"]["message"]
+
+
 def test_a_port_that_is_taken_and_an_open_address_without_a_key_are_said(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ENVIRONMENT_API_KEY", raising=False)
 

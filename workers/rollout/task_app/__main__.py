@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from app.auth import check_task_app_address
 from app.errors import BadFlag, Conflict, SynthqError
@@ -14,8 +17,21 @@ from app.logs import set_up_logging
 from app.settings import Settings, get_settings
 from workers.rollout.task_app.app import create_app
 
-STOP_S = 5
-"""How long rollouts that are under way may keep a stopping task app."""
+STOP_S = 4
+"""How long rollouts that are under way may keep a stopping task app; then their callers are told."""
+
+
+class Server(uvicorn.Server):
+    """Tells its pool that it is to stop."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(uvicorn.Config(app, access_log=False, log_config=None, timeout_graceful_shutdown=STOP_S + 1))
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self.started:  # before, there is no pool
+            asyncio.get_running_loop().call_soon_threadsafe(self._app.state.pool.stop, STOP_S)
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -46,8 +62,7 @@ def main() -> int:
     host, port = listening.getsockname()[:2]
     sys.stdout.write(f"http://{f'[{host}]' if ':' in host else host}:{port}\n")
     sys.stdout.flush()
-    config = uvicorn.Config(create_app(), access_log=False, log_config=None, timeout_graceful_shutdown=STOP_S)
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(create_app()).run(sockets=[listening])
     return 0
 
 

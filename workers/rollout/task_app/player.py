@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from typing import Any
 
 from app.errors import SynthqError
 from app.logs import set_up_logging
@@ -27,8 +28,7 @@ async def answer_to(packet: Packet) -> tuple[int, bytes]:
     """HTTP status and JSON for what is asked."""
     try:
         if packet.code == wire.TASKS:
-            seeds: list[int] = json.loads(packet.body)
-            return 200, wire.encode([tasks.task_info(seed) for seed in seeds])
+            return 200, wire.encode(await _described(json.loads(packet.body)))
         return 200, answer.encode(await rollout.play(ask.read(packet.body)))
     except ask.BadBody as error:
         return error.status, wire.encode(wire.problem("invalid_request", str(error), error.problems))
@@ -39,6 +39,14 @@ async def answer_to(packet: Packet) -> tuple[int, bytes]:
     except Exception as error:
         log.exception("a rollout could not begin")
         return 500, wire.encode(wire.problem("rollout_failed", describe(error)))
+
+
+async def _described(seeds: list[int]) -> list[dict[str, Any]]:
+    found = []
+    for seed in seeds:
+        found.append(tasks.task_info(seed))
+        await asyncio.sleep(0)  # a world takes a while to be made, and others play here
+    return found
 
 
 class Player:

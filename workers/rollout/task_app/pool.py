@@ -25,6 +25,7 @@ MOST_AT_ONCE = 256
 """Requests that may be under way; the next is told to come again."""
 READ_BYTES = 4 * 1024 * 1024
 END_S = 2.0
+STOPPING = "the task app is being stopped; the same request may be sent again when it is back"
 MODULE = "workers.rollout.task_app.player"
 
 
@@ -46,6 +47,8 @@ class Player:
     async def ask(self, packet: Packet) -> Packet:
         """Ask, and wait for the answer. Raises Unavailable when the process dies; given up, it is told to stop."""
         assert self.process.stdin is not None
+        if self.dead:  # it died as it began: nobody reads its pipes any more
+            raise self._died()
         future = self.waiting[packet.number] = asyncio.get_running_loop().create_future()
         try:
             await wire.send(self.process.stdin, packet)
@@ -67,9 +70,7 @@ class Player:
                 future = self.waiting.get(packet.number)
                 if future is not None and not future.done():
                     future.set_result(packet)
-        for future in self.waiting.values():
-            if not future.done():
-                future.set_exception(self._died())
+        self.give_up(self._died())
 
     def _died(self) -> Unavailable:
         return Unavailable(
@@ -80,6 +81,12 @@ class Player:
     def dead(self) -> bool:
         """Whether it takes no more."""
         return self._reading.done() or self.process.returncode is not None
+
+    def give_up(self, why: Unavailable) -> None:
+        """Tell everybody who waits that nothing will come."""
+        for future in self.waiting.values():
+            if not future.done():
+                future.set_exception(why)
 
     async def end(self) -> None:
         """End it: it holds nothing that must be kept."""
@@ -98,9 +105,12 @@ class Pool:
         self._starting = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._under_way = 0
+        self._stopping = False
 
     async def ask(self, code: int, body: bytes) -> Packet:
         """Have something done by the process that has the least to do. Raises Unavailable."""
+        if self._stopping:
+            raise Unavailable(STOPPING)
         if self._under_way >= MOST_AT_ONCE:
             raise Unavailable(f"{MOST_AT_ONCE} requests are under way, the most at once; try again")
         self._under_way += 1
@@ -120,6 +130,15 @@ class Pool:
                 least = await Player.start()
                 self._players.append(least)
             return least
+
+    def stop(self, within_s: float) -> None:
+        """Take nothing new, and tell those who still wait then that nothing will come. In the loop's own thread."""
+        self._stopping = True
+        asyncio.get_running_loop().call_later(within_s, self._give_up)
+
+    def _give_up(self) -> None:
+        for player in self._players:
+            player.give_up(Unavailable(STOPPING))
 
     async def close(self) -> None:
         """End every process."""
