@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from task_app_kit import flat, nested, read
 
 from app import specs
-from app.settings import get_settings
+from app.settings import Settings, get_settings
 from app.specs.eval import EvalTable
 from workers.rollout.task_app import ask
 from workers.rollout.task_app.ask import BadBody
@@ -213,3 +215,15 @@ def test_whatever_a_body_holds_it_is_an_ask_or_a_refusal(body: dict[str, Any], s
         body = {**body, "seed": seed} if form else {"run_id": "r", "env": {"seed": seed}, **body}
     with suppress(BadBody):
         assert ask.read(json.dumps(body).encode()).spec.episodes == 1
+
+
+def test_the_bodies_of_the_page_can_be_asked() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "task-app.md").read_text()
+    one, other = (read(json.loads(body)) for body in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+
+    assert one.label == other.label == "openai:my-model"
+    assert one.record.return_trace
+    assert other.record.return_trace
+    assert one.key == other.key
+    named = set(re.findall(r"`(?:SYNTHQ_)?((?:TASK_APP|ENVIRONMENT)_[A-Z_]+)`", page))
+    assert named == {name.upper() for name in Settings.model_fields if name.startswith(("task_app", "environment"))}
