@@ -18,6 +18,9 @@ from app.specs.source import describe
 SECRET = re.compile(r"(?:^|_)(?:API_?)?(?:KEYS?|TOKENS?|SECRETS?|PASSWORDS?|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE)
 """Names that look as if they stood for a secret."""
 
+_PASSWORD = re.compile(r"(//[^/\s:@]*):[^/\s@]*@")
+"""A password in an address."""
+
 MISSING: Any = object()
 """What ``Draft.get`` gives for a key that is not there."""
 
@@ -28,12 +31,13 @@ def split(key: str) -> Path:
 
 
 def shown(value: Any) -> str:
-    """A value as a sentence carries it: in TOML's spelling, cut when long."""
+    """A value as a sentence carries it: in TOML's spelling, cut when long, without the password of an address."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
         return "null"
     if isinstance(value, str):
+        value = _PASSWORD.sub(r"\1:***@", value)
         return quoted(value) if len(value) <= 80 else f'{quoted(value[:80])[:-1]}..."'
     if isinstance(value, dict):
         return f"a table with {', '.join(map(str, list(value)[:3]))}" if value else "an empty table"
@@ -160,15 +164,13 @@ class Draft:
 
     def _close_foreign_tables(self, compat: Compat) -> None:
         """Take out the tables that only other spellings have: they are empty now, or what is left in them is no key."""
-        own = {split(new)[0] for new in compat.aliases.values()}
-        for root in dict.fromkeys(split(old)[0] for old in compat.aliases):
+        own = {new.partition(".")[0] for new in compat.aliases.values()}
+        for root in dict.fromkeys(old.partition(".")[0] for old in compat.aliases):
             table = self.get((root,))
             if root in own or not isinstance(table, dict):
                 continue
-            known = [str(split(old)[-1]) for old in compat.aliases if split(old)[0] == root]
             for key in table:
-                near = did_you_mean(key, known) or f" (known there: {', '.join(known)})"
-                self.problem((root, key), f"no such key in [{root}]{near}")
+                self.problem((root, key), f"no such key in [{root}]{_elsewhere(root, key, compat.aliases)}")
             self.pop((root,))
 
     def _overrides(self, one: Path, other: Path) -> bool:
@@ -178,6 +180,15 @@ class Draft:
     def _roomy(self, parents: Path) -> bool:
         """Are the parents tables, or absent? If not, the fields will say what is wrong with them."""
         return all(isinstance(self.get(parents[:n]), dict) or self.get(parents[:n]) is MISSING for n in range(len(parents) + 1))
+
+
+def _elsewhere(root: str, key: str, aliases: Mapping[str, str]) -> str:
+    """Where a key belongs that is in the wrong table of another dialect: the tail of a sentence."""
+    for known in (*aliases, *aliases.values()):
+        if split(known)[-1] == key:
+            return f"; did you mean {known!r}?"
+    here = [str(split(old)[-1]) for old in aliases if split(old)[0] == root]
+    return did_you_mean(key, here) or f" (known there: {', '.join(here)})"
 
 
 def _spelled(value: Any, spellings: Mapping[str, str]) -> Any:

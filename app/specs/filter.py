@@ -13,7 +13,7 @@ from app.errors import did_you_mean
 from app.specs.base import NAME, Clash, Compat, Spec, Table, Word, Words
 from app.specs.crafter import ACHIEVEMENTS
 from app.specs.draft import shown
-from app.specs.moments import Moment
+from app.specs.moments import Moment, moment
 from app.specs.policies import VIEWS
 from app.specs.seeds import Seeds
 
@@ -209,7 +209,8 @@ class FilterTable(Table):
         for what in ("official_score", "return", "achievements", "steps", "created_at"):
             low, high = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
             if low is not None and high is not None and low > high:
-                yield Clash(f"min_{what}", f"{shown(low)} is more than max_{what} = {shown(high)}, so nothing can pass")
+                told = moment if what == "created_at" else shown
+                yield Clash(f"min_{what}", f"{told(low)} is more than max_{what} = {told(high)}, so nothing can pass")
         for judge, low in self.min_judge_scores.items():
             high = self.max_judge_scores.get(judge)
             if high is not None and low > high:

@@ -11,8 +11,6 @@ from app.specs.draft import shown
 
 LATEST = 4_102_444_800.0
 """The year 2100, in seconds: a number above it was meant as milliseconds."""
-
-
 FORM = "a time such as 2026-01-31T12:00:00Z, or seconds since 1970"
 
 
@@ -32,6 +30,11 @@ def _seconds(value: Any) -> Any:
     if not 0 <= value <= LATEST:
         raise ValueError(f"must be {FORM} and before 2100, not {shown(value)}")
     return float(value)
+
+
+def moment(seconds: float) -> str:
+    """A point in time for people: ``2026-01-31T12:00:00Z``."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 Moment = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=str | float)]

@@ -6,12 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from app.records import Outcome
 from app.sources import unfit
 from app.specs import FilterTable, format_seeds
+from app.specs.moments import moment
 from app.specs.policies import policy_name
 from workers.rollout.play import TIME_LIMIT
 from workers.rollout.selection.episodes import Candidate
@@ -67,7 +67,7 @@ def _of_kind(table: FilterTable) -> Iterator[Rule]:
             yield _one_of(key, wanted, value)
     if table.seeds is not None:
         yield _seeds(table.seeds)
-    yield from _bounds(table, "created_at", lambda c: c.created_at, shown=_time, words=("latest", "earliest"))
+    yield from _bounds(table, "created_at", lambda c: c.created_at, shown=moment, words=("latest", "earliest"))
 
 
 def _of_worth(table: FilterTable) -> Iterator[Rule]:
@@ -192,10 +192,6 @@ def _judge(key: str, judge: str, bound: float) -> Rule:
         remember=remember,
         tell=tell,
     )
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _one_of(

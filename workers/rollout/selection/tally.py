@@ -31,10 +31,11 @@ class Tally:
 
     def sentence(self) -> str:
         """Why nothing is left: every rule that removed something, how much, and how near it came."""
-        parts = []
-        for rule in self.rules:
-            if count := self.removed[rule.key]:
-                parts.append(f"{rule.key}={rule.wanted} removed {self._of_all(count)}; {rule.tell(self._told[rule.key])}")
+        parts = [
+            f"{rule.key}={rule.wanted} removed {self._of_all(count)}; {rule.tell(self._told[rule.key])}"
+            for rule in self.rules
+            if (count := self.removed[rule.key])
+        ]
         return ", and ".join(parts)
 
     def _of_all(self, count: int) -> str:
