@@ -41,14 +41,15 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Results": {
         "artifacts": ("cli.artifacts:artifacts", "List or download the files that a job made."),
         "data": ("cli.data:data", "Check and show training data."),
-        "traces": ("cli.traces:traces", "List, show, export and replay episodes."),
+        "traces": ("cli.traces:traces", "List, show, export, replay, score and import episodes."),
     },
     "Server": {
         "demo": ("cli.demo:demo", "Start synthq, play seeds with two policies, export the better play, and end it all."),
         "up": ("cli.processes:up", "Start synthq on this machine."),
         "down": ("cli.processes:down", "Stop what `synthq up` started."),
         "worker": ("cli.processes:worker", "Run one worker in the foreground."),
-        "db": ("cli.processes:database", "Bring the database to this version."),
+        "db": ("cli.stores:database", "Look after the database: migrate, backup, restore, prune."),
+        "fsck": ("cli.stores:fsck", "Check the whole store against itself."),
         "doctor": ("cli.doctor:doctor", "Check this machine and the server, with hints."),
         "key": ("cli.key:key", "Create, list and revoke API keys."),
     },

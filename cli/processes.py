@@ -77,17 +77,3 @@ def worker(role: str, concurrency: int | None) -> None:
     system it works for. SIGTERM lets it hand back its work and end.
     """
     become("workers.main", role, *(["--concurrency", str(concurrency)] if concurrency is not None else []))
-
-
-@click.group("db")
-def database() -> None:
-    """Bring the database to this version.
-
-    `synthq up` does that by itself; where the processes are started one by one, this comes first.
-    """
-
-
-@database.command()
-def migrate() -> None:
-    """Bring the tables of SYNTHQ_DATABASE_URL to this version, without losing anything."""
-    become("app.migrate")

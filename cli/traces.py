@@ -15,6 +15,8 @@ from app.errors import BadFlag
 from cli import complete, show
 from cli.client import Client, Json
 from cli.outputs import save, whole_file
+from cli.scores import score, told
+from cli.stores import import_traces, merge_traces
 
 TURNS = 100
 """Turns asked for at once: each carries its whole prompt."""
@@ -24,10 +26,15 @@ FRAMES = 2000
 
 @click.group()
 def traces() -> None:
-    """List, show, export and replay episodes.
+    """List, show, export, replay, score and import episodes.
 
     An EPISODE is the id of a trace, or the start of one.
     """
+
+
+traces.add_command(import_traces)
+traces.add_command(merge_traces)
+traces.add_command(score)
 
 
 @traces.command("list")
@@ -70,7 +77,7 @@ def list_traces(
     elif not rows:
         show.say("no traces" + (" fit" if job or any(value is not None for value in wanted.values()) else " yet"))
     else:
-        headers = ["episode", "job", "seed", "policy", "state", "turns", "steps", "achievements", "return", "ended"]
+        headers = ["episode", "job", "seed", "policy", "state", "turns", "steps", "achievements", "return", "scores", "ended"]
         for line in show.table(headers, [_row(row) for row in rows]):
             show.out(line)
         if more:
@@ -100,6 +107,7 @@ def _row(row: Json) -> list[object]:
         row.get("length"),
         row.get("unlocked"),
         None if back is None else f"{back:.1f}",
+        told(row.get("scores")),
         show.clean(row.get("error") or row.get("ended") or ""),
     ]
 
@@ -144,6 +152,7 @@ def _heading(episode: Json) -> list[str]:
             ("episode", episode.get("id")),
             ("job", show.clean(f"{episode.get('job_id')} {episode.get('job_name') or ''}")),
             ("env", show.clean(f"{episode.get('env')} {episode.get('env_version')}")),
+            ("split", show.clean(" ".join(filter(None, (episode.get("split"), episode.get("task_id")))))),
             ("seed", f"{episode.get('seed')}, member {episode.get('member')}"),
             ("policy", show.clean(f"{episode.get('policy')} {episode.get('policy_version') or ''}")),
             ("state", show.coloured(episode.get("state"))),
@@ -152,6 +161,7 @@ def _heading(episode: Json) -> list[str]:
             ("length", f"{episode.get('turns')} turns, {episode.get('length')} game steps"),
             ("returns", ", ".join(f"{show.clean(name)} {value:.2f}" for name, value in returns)),
             ("achievements", ", ".join(f"{show.clean(name)} at step {step}" for name, step in unlocked)),
+            ("scores", told(episode.get("scores"))),
             ("sha256", episode.get("sha256")),
         ]
     )

@@ -17,10 +17,11 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url
 from app import artifacts, db, migrate
 from app.backup import parts
 from app.command_line import Tick, meter
-from app.errors import ArtifactNotFound, Conflict, StoreUnavailable
+from app.errors import ArtifactNotFound
 from app.models import Artifact
 from app.settings import get_settings
 from app.transfer import tables
+from app.transfer.source import check_target
 
 PAGES_A_STEP: Final = 1024
 """Pages copied between two looks at the progress; readers and writers go on all the while."""
@@ -28,7 +29,7 @@ PAGES_A_STEP: Final = 1024
 
 def save(path: Path, *, with_artifacts: bool, overwrite: bool) -> dict[str, Any]:
     """Write a backup; gives its manifest, with ``missing``: artifacts whose bytes are gone. Raises Conflict, StoreUnavailable."""
-    _check_store()
+    check_target()
     with (
         parts.created(path, overwrite=overwrite) as writer,
         tempfile.TemporaryDirectory(prefix=".synthq-backup-", dir=path.parent) as folder,
@@ -47,14 +48,6 @@ def save(path: Path, *, with_artifacts: bool, overwrite: bool) -> dict[str, Any]
             with_artifacts=with_artifacts,
             missing=missing,
         )
-
-
-def _check_store() -> None:
-    own = make_url(get_settings().database)
-    if own.get_backend_name() == "sqlite" and not Path(own.database or "").expanduser().exists():
-        raise StoreUnavailable(f"there is no database at {db.safe_url()}, so there is nothing to save")
-    if migrate.current() != migrate.head():
-        raise Conflict(f"the database {db.safe_url()} is of another version; `synthq db migrate` brings it to this one")
 
 
 def copy_database(to: Path) -> None:

@@ -6,13 +6,11 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from app import db, migrate
 from app.command_line import counted, out, out_json, say, size, told
-from app.errors import Conflict, StoreUnavailable
 from app.retention.policy import Policy
 from app.retention.prune import Pruned, Pruner
 from app.retention.unnamed import grace_s
-from app.transfer.source import target_exists
+from app.transfer.source import check_target
 
 
 def flags() -> argparse.ArgumentParser:
@@ -32,16 +30,8 @@ def main(words: Sequence[str] | None = None) -> int:
     return told(lambda: _prune(given))
 
 
-def check_store() -> None:
-    """Raise unless this store is there and has this version's tables; nothing is created."""
-    if not target_exists():
-        raise StoreUnavailable(f"there is no store at {db.safe_url()}")
-    if migrate.current() != migrate.head():
-        raise Conflict(f"the database {db.safe_url()} is of another version; `synthq db migrate` brings it to this one")
-
-
 def _prune(given: argparse.Namespace) -> int:
-    check_store()
+    check_target()
     settings = Policy.of_settings()
     wanted = Policy(
         jobs_days=settings.jobs_days if given.jobs_days is None else given.jobs_days,

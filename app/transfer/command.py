@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from app import command_line, db, migrate
-from app.errors import BadFlag, Conflict
+from app.errors import BadFlag
 from app.settings import get_settings
 from app.store import imports
 from app.transfer import report as reports
@@ -72,9 +72,10 @@ def _prepare(dry_run: bool) -> bool:
     if not dry_run:
         migrate.upgrade()
         return True
-    if sources.target_exists() and migrate.current() != migrate.head():
-        raise Conflict(f"this store ({db.safe_url()}) is of an older version; `synthq db migrate` brings it up to date")
-    return sources.target_exists()
+    here = sources.target_exists()
+    if here:
+        sources.check_target()
+    return here
 
 
 def _one(source: Source, parse: Parse, name: str, root: str | None, *, here: bool, dry_run: bool) -> Report:

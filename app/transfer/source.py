@@ -18,9 +18,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
-from app import migrate
+from app import db, migrate
 from app.artifacts import CHUNK_BYTES
-from app.errors import BadSource, SourceNotFound, StoreUnavailable, cut
+from app.errors import BadSource, Conflict, SourceNotFound, StoreUnavailable, cut
 from app.models import ENDED
 from app.settings import get_settings
 
@@ -237,3 +237,11 @@ def target_exists() -> bool:
     if own.get_backend_name() == "sqlite" and not Path(own.database or "").expanduser().exists():
         return False
     return migrate.current() is not None
+
+
+def check_target() -> None:
+    """Raise StoreUnavailable or Conflict unless this store is there with this version's tables; nothing is created."""
+    if not target_exists():
+        raise StoreUnavailable(f"there is no store at {db.safe_url()}")
+    if migrate.current() != migrate.head():
+        raise Conflict(f"the store {db.safe_url()} is of another version; `synthq db migrate` brings it to this one")

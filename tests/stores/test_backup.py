@@ -269,7 +269,7 @@ def test_a_file_that_is_there_is_not_overwritten_unasked(store: str, own_home: P
 
 
 def test_saving_a_store_that_is_not_there_creates_nothing(own_home: Path) -> None:
-    with pytest.raises(StoreUnavailable, match="there is no database at"):
+    with pytest.raises(StoreUnavailable, match="there is no store at"):
         save(own_home / "saved.backup", with_artifacts=False, overwrite=False)
     assert list(own_home.iterdir()) == []
 

@@ -1,0 +1,106 @@
+"""Jobs, steps and events against one another, and rows against the rows that they belong to."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+from sqlalchemy import column, func, select, text, update
+from sqlmodel import SQLModel, col
+
+from app import db
+from app.command_line import Tick
+from app.fsck.findings import Check, pages
+from app.models import ENDED, Job, JobEvent
+from app.transfer import tables
+from app.transfer.tables import Reader, Row, plain
+
+JOB: Final = ("id", "state", "event_seq", "finished_at")
+STEP: Final = ("id", "job_id", "key", "state", "owner", "lease_until", "done", "total", "finished_at")
+
+
+def jobs(check: Check, tick: Tick) -> None:
+    """Every job with its steps and events."""
+    for reader, rows in pages(check, "job", "id", JOB):
+        ids = [row["id"] for row in rows]
+        steps: dict[str, list[Row]] = {}
+        for step in reader.rows("step", column("job_id").in_(ids), columns=STEP, order=("id",)):
+            steps.setdefault(step["job_id"], []).append(step)
+        spans = _event_spans(reader, ids)
+        for row in rows:
+            _states(check, row, steps.get(row["id"], []))
+            _events(check, row, *spans.get(row["id"], (0, 0, 0)))
+        tick(len(rows))
+
+
+def _states(check: Check, job: Row, steps: list[Row]) -> None:
+    ended = job["state"] in ENDED
+    if ended and job["finished_at"] is None:
+        check.problem(job["id"], f"job {job['id']} has {job['state']}, and nothing says when")
+    for step in steps:
+        name = f"step {step['key']} ({step['id']}) of job {job['id']}"
+        if step["state"] == "running" and (not step["owner"] or step["lease_until"] is None):
+            check.problem(step["id"], f"{name} is running, and no worker holds it: it has no owner or no lease")
+        if ended and step["state"] not in ENDED:
+            check.problem(step["id"], f"{name} is {step['state']}, and the job has {job['state']}")
+        if job["state"] == "queued" and step["state"] == "running":
+            check.problem(step["id"], f"{name} is running, and the job is still queued")
+        if step["state"] in ENDED and step["finished_at"] is None:
+            check.problem(step["id"], f"{name} has {step['state']}, and nothing says when")
+        if step["done"] > step["total"]:
+            check.problem(step["id"], f"{name} has done {step['done']} of {step['total']}")
+
+
+def _event_spans(reader: Reader, ids: list[str]) -> dict[str, tuple[int, int, int]]:
+    """Count, first and last number of each job's events."""
+    query: Any = select(column("job_id"), func.count(), func.min(column("seq")), func.max(column("seq")))
+    query = query.select_from(plain("job_event")).where(column("job_id").in_(ids)).group_by(column("job_id"))
+    return {job_id: (count, first, last) for job_id, count, first, last in reader.connection.execute(query)}
+
+
+def _events(check: Check, job: Row, count: int, first: int, last: int) -> None:
+    if count and (first, last) != (1, count):
+        check.problem(job["id"], f"job {job['id']} has {count} events numbered from {first} to {last}: there is a gap")
+    elif job["event_seq"] < last:
+        mend = partial(_set_seq, job["id"])
+        check.problem(job["id"], f"job {job['id']} counts {job['event_seq']} events, and {last} are stored", mend)
+    elif job["event_seq"] > last:
+        check.problem(job["id"], f"job {job['id']} counts {job['event_seq']} events, and {last} are stored: the last are lost")
+
+
+def _set_seq(job_id: str) -> bool:
+    with db.writing() as session:
+        last = select(func.max(JobEvent.seq)).where(col(JobEvent.job_id) == job_id).scalar_subquery()
+        behind = update(Job).where(col(Job.id) == job_id, col(Job.event_seq) < last)
+        return session.connection().execute(behind.values(event_seq=last)).rowcount == 1
+
+
+def parents(check: Check, tick: Tick) -> None:
+    """Every row whose job or episode is to be there: is it?"""
+    with tables.snapshot() as connection:
+        reader = Reader(connection)
+        for name in tables.all_tables():
+            for key in SQLModel.metadata.tables[name].foreign_keys:
+                with check.reading(f"the table {name}"):
+                    check.looked += reader.count(name)
+                    _alone(check, reader, name, key.parent.name, key.column.table.name, key.column.name)
+            tick(1)
+
+
+def _alone(check: Check, reader: Reader, name: str, by: str, parent: str, key: str) -> None:
+    there: Any = select(column(key)).select_from(plain(parent))
+    query: Any = select(column(by), func.count()).select_from(plain(name)).where(column(by).not_in(there)).group_by(column(by))
+    for value, count in reader.connection.execute(query):
+        rows = "1 row" if count == 1 else f"{count} rows"
+        check.problem(str(value), f"{rows} of the table {name} belong to {parent} {value}, which is not stored")
+
+
+def database(check: Check, tick: Tick) -> None:
+    """What SQLite itself finds wrong with its file."""
+    check.looked = 1
+    with check.reading("the database file"), db.reading() as session:
+        if session.get_bind().dialect.name == "sqlite":
+            said = session.connection().execute(text("PRAGMA quick_check(20)")).scalars().all()
+            for line in said if list(said) != ["ok"] else ():
+                check.problem("database", f"SQLite says of its file: {line}")
+    tick(1)
