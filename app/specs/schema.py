@@ -30,6 +30,8 @@ def plain_schema(spec: type[Spec]) -> Node:
 def _add(whole: Node, compat: Compat) -> None:
     for key, spellings in compat.values.items():
         node = property_at(whole, key)
+        if "const" in node:
+            node["enum"] = [node.pop("const")]
         if "enum" in node:
             node["enum"] = [*node["enum"], *spellings]
     for old, new in compat.aliases.items():
