@@ -1,6 +1,6 @@
 """What every key of a filter removes from a store of real play, how long it takes, and whether memory grows with the lines.
 
-    python -m benchmarks.bench_filter [--episodes 500] [--turns 200] [--keys-on 60]
+    python -m benchmarks.bench_filter [--episodes 500] [--turns 150] [--keys-on 40]
 
 Plays the episodes first: the expert in its three views, random play, and a policy that makes a model's mistakes, whose seeds that
 end in 3 break; in two splits, two tasks, and a job whose time runs out. Then it turns on one key at a time, over a filter that
@@ -276,8 +276,8 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=500)
-    parser.add_argument("--turns", type=int, default=200)
-    parser.add_argument("--keys-on", type=int, default=60, help="episodes on which the keys are tried one by one")
+    parser.add_argument("--turns", type=int, default=150)
+    parser.add_argument("--keys-on", type=int, default=40, help="episodes on which the keys are tried one by one")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.errors import Unavailable
 from app.records import Reply, ToolCall
 from workers.rollout.actions import TOOL
 from workers.rollout.policies import POLICIES
@@ -25,7 +26,7 @@ class Sloppy(Random):
     async def reply(self, request: Request) -> Reply:
         assert self._key is not None, "it has begun"
         if self._key[2] % 10 == 3 and request.index == BREAKS_AT:
-            raise RuntimeError("the endpoint went away")
+            raise Unavailable("the endpoint went away")
         replies = {
             2: Reply(text="I think I should look for a tree first.", policy_version=self.version),
             4: _call("{actions: [do"),

@@ -11,6 +11,7 @@ from flow import at_home, eval_tables, job_of, run_spec
 
 from app import migrate
 from app.models import Job
+from benchmarks import sloppy
 
 
 @pytest.fixture
@@ -33,6 +34,23 @@ def played(home: Path, played_once: tuple[Path, str]) -> Job:
     """That eval, in a copy of its store that the test may spoil."""
     shutil.copytree(played_once[0], home)
     return job_of(played_once[1])
+
+
+@pytest.fixture(scope="session")
+def mixed_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A home in which the expert, random play and a policy that makes mistakes played five seeds, 60 turns; and the job's id."""
+    with at_home(tmp_path_factory.mktemp("mixed") / "home") as folder:
+        migrate.upgrade()
+        sloppy.register()
+        tables = eval_tables(policies=["scripted", "random", sloppy.NAME], seeds="0-2,4-5", max_turns=60)
+        return folder, run_spec({**tables, "name": "mixed"}).id
+
+
+@pytest.fixture
+def mixed(home: Path, mixed_once: tuple[Path, str]) -> Job:
+    """That eval, in a copy of its store that the test may spoil."""
+    shutil.copytree(mixed_once[0], home)
+    return job_of(mixed_once[1])
 
 
 @pytest.fixture
