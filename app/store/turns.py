@@ -41,7 +41,9 @@ _IDENTITY = (
     "output_ids",
     "logprobs",
 )
-"""What makes two turns equal. Not how long they took, nor which version of the weights is on record."""
+"""What makes two turns equal. Not how long they took, nor which version of the weights is on record, nor what a policy notes
+beside its reply, such as the id of a request."""
+_REPLY = 1 + _IDENTITY.index("reply")
 
 
 def call_json(call: ToolCall) -> dict[str, str]:
@@ -121,9 +123,16 @@ def row(turn: Turn) -> Row:
     }
 
 
+def said(reply: str) -> str:
+    """The JSON text of a reply without its notes, which come last in it. Quotes inside JSON texts are escaped, so the first such
+    key is the reply's own."""
+    return reply.partition(',"notes":')[0]
+
+
 def chained(chain: str, turn_row: Row) -> str:
     """The identity of an episode up to and with a turn: sha256 over the identity before it and what makes the turn."""
     texts = [chain, *(str(turn_row[name]) for name in _IDENTITY)]
+    texts[_REPLY] = said(turn_row["reply"])
     return hashlib.sha256("\x00".join(texts).encode()).hexdigest()
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from core.kit import python, write
+from core.kit import played, python, submit_eval, work_through, write
 from sqlalchemy import inspect
 from sqlmodel import SQLModel
 
@@ -48,3 +49,22 @@ def test_a_database_of_a_later_version_is_refused_with_a_sentence(store: str) ->
     with pytest.raises(StoreUnavailable, match=r"is at revision '9999', which this synthq does not know; use a newer synthq"):
         migrate.upgrade()
     assert migrate.current() == "9999"
+
+
+def test_hashes_of_episodes_are_worked_out_again_without_the_notes(store: str) -> None:
+    asked = submit_eval("0-1", max_turns=5, policies=["scripted", "random"])
+    work_through()
+    now = played(asked.id)
+    _go_to("0003")
+    before = played(asked.id)
+    assert all(before[key] != sha256 for key, sha256 in now.items()), "a reply's notes, even none, were part of the hash"
+    migrate.upgrade()
+    assert played(asked.id) == now
+
+
+def _go_to(revision: str) -> None:
+    """Bring the tables back to an earlier revision."""
+    with db.engine().connect().execution_options(synthq_write=True) as connection, connection.begin():
+        made = migrate.config()
+        made.attributes["connection"] = connection
+        command.downgrade(made, revision)
