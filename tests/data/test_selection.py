@@ -307,7 +307,7 @@ def test_faults_are_counted_by_kind(store: Path) -> None:
     change(1, outcomes={"engine_error": 1})
     _, tally = choose(table_of("[filter]\nmin_steps = 99"))
     assert tally.sentence() == (
-        "filter_errors=true removed 2 of 3 episodes; 1 failed, 1 had replies that no engine gave, "
+        "filter_errors=true removed 2 of 3 episodes; 1 failed, 1 had a turn that no engine answered, "
         "and min_steps=99 removed 1 of 3 episodes; the most is 12"
     )
 

@@ -105,7 +105,7 @@ def _of_looks(table: FilterTable) -> Iterator[Rule]:
 def _error_of(candidate: Candidate) -> str | None:
     if candidate.state == "failed":
         return "failed"
-    return "had replies that no engine gave" if candidate.outcomes.get(Outcome.ENGINE_ERROR) else None
+    return "had a turn that no engine answered" if candidate.outcomes.get(Outcome.ENGINE_ERROR) else None
 
 
 def _timeout_of(candidate: Candidate) -> str | None:
