@@ -136,7 +136,7 @@ def test_a_decision_takes_less_than_half_a_millisecond(games):
 
 
 def _seconds(player: Reactive, seen: list[Glance]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()  # of this process alone, however busy the machine is
     for one in seen:
         player.decide(one)
-    return time.perf_counter() - began
+    return time.process_time() - began

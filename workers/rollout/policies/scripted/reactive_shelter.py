@@ -8,7 +8,7 @@ that is open, steps back into the outer cell, faces the door by that, and closes
 from __future__ import annotations
 
 from workers.rollout.policies.scripted import kinds
-from workers.rollout.policies.scripted.reactive_view import AROUND, LEFT, ME, SOLID, UP, Reach
+from workers.rollout.policies.scripted.reactive_view import AROUND, LEFT, ME, SOLID, UP, Reach, stays_in_view
 
 ROOM = kinds.FREE | {kinds.STONE, kinds.COAL, kinds.TREE, kinds.WATER}
 """What can be made into a cell of a shelter with a wood pickaxe."""
@@ -44,7 +44,7 @@ def next_step(codes: list[int], reach: Reach, ahead: int, stones: int, *, limit:
             if not _fits(codes, outer, way, stones):
                 continue
             total, step = _remaining(codes, outer, way, steps, ahead)
-            if total < best:
+            if total < best and (step or stays_in_view(reach.path(outer), outer - 2 * way)):
                 best, choice = total, step or reach.path(outer)[0] - ME
     return choice
 
