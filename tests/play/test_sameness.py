@@ -190,7 +190,7 @@ WAYS = [
         }.items(),
         [True, False],
     )
-    if images or not policy.get("image_only_mode")
+    if (policy.get("use_vision", True) if images else not policy.get("image_only_mode"))
 ]
 
 
@@ -272,7 +272,7 @@ def test_play_export_and_builder_say_the_same_and_the_line_says_the_actions(
     }  # fmt: skip
     made = submit_eval(**table)
     assert finish(made.id).state == "succeeded"
-    wanted = {"jobs": [made.id], "include_images": images, "outcomes_ok_only": False}
+    wanted = {"jobs": [made.id], "include_images": images, "outcomes_ok_only": False, "filter_errors": False}
     export = submit("filter", specs.resolved(specs.build({"kind": "filter", "filter": wanted})))
     assert finish(export.id).state == "succeeded"
     lines = {(line["metadata"]["episode"], line["metadata"]["turn"]): line for line in lines_of(export.id)}
