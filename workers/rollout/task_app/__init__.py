@@ -1,6 +1,8 @@
 """The task app: episodes over HTTP, for trainers and evaluators of other makes and for synthq's own workers elsewhere.
 
 app        the HTTP side: routes, keys, errors. It reads bytes and sends bytes; nothing is played in its process
+schemas    what the OpenAPI document says of it
+wire       how it talks to the processes that play
 pool       the processes that play, and the way there and back
 player     one of those processes: many rollouts at once in one event loop
 bodies     what a body of ``POST /rollout`` may hold
