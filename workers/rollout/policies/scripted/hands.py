@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from workers.rollout.policies.scripted import kinds
 from workers.rollout.policies.scripted.memory import MOVES, WIDTH, Memory
-from workers.rollout.policies.scripted.paths import AROUND, NEAR_3X3, Kind, entry_costs
+from workers.rollout.policies.scripted.paths import AROUND, NEAR_3X3, Kind, dangers, entry_costs
 from workers.rollout.policies.scripted.sight import Glance
 
 Decision = tuple[str, str]
@@ -26,6 +26,7 @@ class Hands:
         dx, dy = sight.facing
         self.faced = memory.at + dy * WIDTH + dx
         self.costs = entry_costs(sight.items, dark=sight.dark)
+        self.danger = dangers(memory)
 
     def kind(self, cell: int) -> Kind:
         """What is on a cell: a creature's name, else the kind of ground."""
@@ -51,6 +52,10 @@ class Hands:
         """True when the player can gather this kind of ground."""
         return kind in DIGGABLE and self.costs[kind] > 0
 
+    def enterable(self, cell: int) -> bool:
+        """True when the player can come to stand there, if need be by digging."""
+        return self.costs[self.memory.map[cell]] > 0
+
     def watched(self) -> bool:
         """True when a foe or an arrow is in sight."""
         return any(name in DANGERS and in_view(cell - self.memory.at) for cell, name in self.memory.creatures.items())
@@ -61,8 +66,17 @@ class Hands:
 
     def spots(self, *wanted: int) -> Collection[int]:
         """Cells from which all these kinds are within the 3x3 cells around."""
-        sets = [{cell + step for cell in _all(self.memory.map, kind) for step in NEAR_3X3} for kind in wanted]
+        sets = [{cell + step for cell in self.all(kind) for step in NEAR_3X3} for kind in wanted]
         return set.intersection(*sets)
+
+    def all(self, kind: int) -> list[int]:
+        """Every cell of a kind."""
+        ground = self.memory.map
+        cells, at = [], ground.find(kind)
+        while at >= 0:
+            cells.append(at)
+            at = ground.find(kind, at + 1)
+        return cells
 
     def put(self, action: str, goal: str, beside: int | None = None) -> Decision | None:
         """Place something on the faced cell, or make a faced cell for it, without leaving ``beside``."""
@@ -84,12 +98,3 @@ def in_view(step: int) -> bool:
     """True when a frame shows the cell that lies this far from the player's."""
     down, right = divmod(step + 3 * WIDTH + 4, WIDTH)
     return 0 <= down < 7 and 0 <= right < 9
-
-
-def _all(ground: bytearray, kind: int) -> list[int]:
-    """Every cell of a kind."""
-    cells, at = [], ground.find(kind)
-    while at >= 0:
-        cells.append(at)
-        at = ground.find(kind, at + 1)
-    return cells

@@ -19,6 +19,13 @@ AROUND = (-1, 1, -WIDTH, WIDTH)
 NEAR_3X3 = (-WIDTH - 1, -WIDTH, -WIDTH + 1, -1, 0, 1, WIDTH - 1, WIDTH, WIDTH + 1)
 
 
+ZOMBIE_COSTS = tuple(
+    (dy * WIDTH + dx, 5 - 2 * (abs(dx) + abs(dy) - 1)) for dy in range(-3, 4) for dx in range(-3, 4) if 0 < abs(dx) + abs(dy) <= 3
+)
+"""Cells around a zombie and what each costs more."""
+ARROW_REACH = 4
+
+
 @dataclass(slots=True)
 class Reach:
     """What a flood found."""
@@ -60,15 +67,33 @@ def entry_costs(items: Mapping[str, int], *, dark: bool) -> list[int]:
     return costs
 
 
+def dangers(memory: Memory) -> dict[int, int]:
+    """Steps that it is worth not to enter a cell, for what may happen there."""
+    found: dict[int, int] = {}
+    for cell, name in memory.creatures.items():
+        if name == "zombie":
+            for offset, cost in ZOMBIE_COSTS:
+                found[cell + offset] = max(found.get(cell + offset, 0), cost)
+        elif name == "skeleton":
+            for step in AROUND:
+                for far in range(1, ARROW_REACH + 1):
+                    ahead = cell + far * step
+                    if memory.map[ahead] not in kinds.FREE:
+                        break
+                    found[ahead] = max(found.get(ahead, 0), 2)
+    return found
+
+
 def flood(
     memory: Memory,
     costs: list[int],
     *,
     limit: int,
+    danger: Mapping[int, int],
     wants: Mapping[Kind, int] | None = None,
     goals: Collection[int] = (),
 ) -> Reach:
-    """Go outwards from the player up to ``limit`` steps.
+    """Go outwards from the player up to ``limit`` steps; ``danger`` tells of cells that cost more than their kind does.
 
     With ``wants`` (a handicap in steps for each kind) it stops as soon as nothing better can come; with ``goals``, at
     the first of those cells. Creatures block, remembered cows do not.
@@ -78,7 +103,7 @@ def flood(
     cost, touched, came_from = reach.cost, reach.touched, reach.came_from
     cost[start] = 0
     best, least = FAR, min(wants.values()) if wants else 0
-    buckets: list[list[int]] = [[] for _ in range(limit + max(costs) + 1)]
+    buckets: list[list[int]] = [[] for _ in range(limit + max(costs) + max(danger.values(), default=0) + 1)]
     buckets[0].append(start)
     for steps in range(limit + 1):
         if steps + least >= best:
@@ -104,6 +129,8 @@ def flood(
                         best = min(best, steps + wants[kind])
                 if entry:
                     total = steps + entry
+                    if beside in danger:
+                        total += danger[beside]
                     if total < cost[beside]:
                         cost[beside] = total
                         came_from[beside] = cell
