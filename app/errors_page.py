@@ -45,6 +45,8 @@ HERE: Final = {
 
 EXAMPLES: Final[dict[str, tuple[Any, ...]]] = {
     "SpecProblems": ([Problem(key="eval.seeds", message="no seeds", file="job.toml", line=2)],),
+    "BadDataset": ([Problem(key="messages[1].content", message="is empty", file="train.jsonl", line=2)],),
+    "BadScores": ([Problem(key="data.1.episode", message="no trace matches 'ep_7'")],),
     "UnknownName": ("thing", "x", ("y",)),
     "UnknownEnvironment": ("craftr", ("crafter",)),
     "UnknownPolicy": ("scriptd", ("random", "scripted")),
@@ -57,6 +59,7 @@ EXAMPLES: Final[dict[str, tuple[Any, ...]]] = {
     "ArtifactNotFound": ("art_7",),
     "ArtifactDamaged": ("art_7",),
     "ApiKeyNotFound": ("7gy6fe0h",),
+    "ImportNotFound": ("synth_ai.db", ("rollouts.db",)),
     "BodyTooLarge": (4 * 1024 * 1024,),
     "TooManyStreams": (32,),
     "IllegalMove": ("job", "job_a1", "failed", "running"),
@@ -65,13 +68,19 @@ EXAMPLES: Final[dict[str, tuple[Any, ...]]] = {
     "LostStep": ("step_a1", 3),
     "EpisodeOver": ("died",),
 }
-NAMED: Final = {"ArtifactDamaged": {"wanted": "00ff", "found": "ff00"}}
+NAMED: Final[dict[str, dict[str, Any]]] = {
+    "ArtifactDamaged": {"wanted": "00ff", "found": "ff00"},
+    "BadDataset": {"total": 1, "lines": 20},
+}
 SAID: Final[dict[str, str]] = {
     "SynthqError": "synthq runs from a folder that is not installed, so it has no version; pip install it",
     "InvalidInput": "--concurrency is 0; a worker needs at least 1 slot",
     "BadFlag": "--label foo is no label; it takes KEY=VALUE",
     "NotHere": "this release has no rl jobs yet; it has eval and filter",
+    "BadSource": "old.db is no backup, or it is cut short: `synthq db backup FILE` makes one",
+    "BadTrace": "turn 3 has the frame 00ff, and the bytes that came have the sha256 ff00",
     "NotFound": "nothing of that name is in the store",
+    "SourceNotFound": "there is no file traces/rollouts.db",
     "NotAllowed": "this server wants an API key, and the request had none that fits",
     "LoopbackOnly": "this server has no API keys and is to be called by a loopback name, not 'example.org'",
     "Conflict": "port 8484 on 127.0.0.1 is taken by another program; set SYNTHQ_API_PORT or give --port",

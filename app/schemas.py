@@ -78,7 +78,7 @@ Score = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 class ScoredIn(In):
     """Scores of one episode."""
 
-    episode: str = Field(min_length=1, max_length=100, description="id, or unique start of one")
+    episode: str = Field(min_length=1, max_length=100, description="id")
     scores: dict[Name, Score | None] = Field(min_length=1, max_length=32, description="judge -> score; null takes it away")
 
 

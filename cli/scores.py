@@ -35,7 +35,7 @@ def score(episode: str | None, scores: tuple[str, ...], path: Path | None, as_js
     For example: synthq traces score ep_7x3k quality=0.8 style=3
 
     A score is any finite number; `none` (in a file: null) takes it away. Scores of judges that are not named stay. A file is
-    taken whole or not at all.
+    taken whole or not at all, and names episodes by their whole ids.
     """
     if path is not None and (episode is not None or scores):
         raise BadFlag("--file names the episodes itself; leave out EPISODE and JUDGE=SCORE")

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from sqlalchemy import select
 from sqlmodel import Session, col
 
-from app.errors import BadScores, NotFound, Problem
+from app.errors import BadScores, Problem, TraceNotFound
 from app.models import Episode
 from app.store import traces
 
 ROWS_A_FETCH = 500
 
 Given = tuple[str, Mapping[str, float | None]]
-"""An episode, by id or unique start of one, and its scores by judge; None takes a score away."""
+"""An episode's id, and its scores by judge; None takes a score away."""
 
 
 def attach(session: Session, given: Sequence[Given]) -> list[Episode]:
@@ -22,32 +22,27 @@ def attach(session: Session, given: Sequence[Given]) -> list[Episode]:
 
     Raises BadScores with every episode that is not there, is not over, or gets two scores from one judge.
     """
-    known = _known(session, [ref for ref, _ in given])
-    found: list[Episode] = []
+    known = _known(session, [id for id, _ in given])
     problems: list[Problem] = []
     said: dict[tuple[str, str], int] = {}
-    for i, (ref, scores) in enumerate(given):
-        try:
-            episode = known.get(ref) or traces.find(session, ref)
-        except NotFound as error:
-            problems.append(Problem(key=f"data.{i}.episode", message=str(error)))
-            continue
-        problems += _faults(episode, i, scores, said)
-        found.append(episode)
+    for i, (id, scores) in enumerate(given):
+        if id in known:
+            problems += _faults(known[id], i, scores, said)
+        else:
+            problems.append(Problem(key=f"data.{i}.episode", message=str(TraceNotFound(id))))
     if problems:
         raise BadScores(problems)
-    for episode, (_, scores) in zip(found, given, strict=True):
-        merged = {**(episode.scores or {}), **scores}
-        episode.scores = {judge: score for judge, score in merged.items() if score is not None} or None
-        session.add(episode)
-    return found
+    for id, scores in given:
+        merged = {**(known[id].scores or {}), **scores}
+        known[id].scores = {judge: score for judge, score in merged.items() if score is not None} or None
+    return [known[id] for id, _ in given]
 
 
-def _known(session: Session, refs: Sequence[str]) -> dict[str, Episode]:
-    """The episodes among these that are named by their whole id, held until the transaction ends."""
+def _known(session: Session, ids: Sequence[str]) -> dict[str, Episode]:
+    """The episodes with these ids, held until the transaction ends."""
     found: dict[str, Episode] = {}
-    for start in range(0, len(refs), ROWS_A_FETCH):
-        query = select(Episode).options(traces.NO_SNAPSHOT).where(col(Episode.id).in_(refs[start : start + ROWS_A_FETCH]))
+    for start in range(0, len(ids), ROWS_A_FETCH):
+        query = select(Episode).options(traces.NO_SNAPSHOT).where(col(Episode.id).in_(ids[start : start + ROWS_A_FETCH]))
         found |= {row.id: row for row in session.scalars(query.order_by(col(Episode.id)).with_for_update())}
     return found
 
