@@ -25,7 +25,8 @@ def _flags(**given: object) -> list[str]:
     words: list[str] = []
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
-        words += [flag] if value is True else [] if value in (None, False) else [flag, str(value)]
+        if value is not None and value is not False:
+            words += [flag] if value is True else [flag, str(value)]
     return words
 
 
