@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from foreign import Foreign, foreign_app, rollout
 from sqlmodel import col, select
 from task_app_kit import Running
 
-from app import db
+from app import db, lifecycle
 from app.models import Episode, FrameRow, TurnRow
+from app.store import jobs
 from workers.rollout.envs.pixels import decode_png
 from workers.rollout.remote import client
 
@@ -192,3 +194,23 @@ def stored(job_id: str) -> dict[tuple[int, int], Any]:
         rows = session.exec(select(Episode).where(Episode.job_id == job_id)).all()
         apart = {"id", "job_id", "step_id", "created_at", "finished_at", "timings"}
         return {(row.seed, row.member): row.model_dump(exclude=apart) for row in rows}
+
+
+def test_a_rollout_under_way_is_given_up_when_the_job_is_cancelled(app: Foreign) -> None:
+    job_id = ""
+
+    def cancelled_meanwhile(body: dict[str, Any]) -> Any:
+        with db.writing() as session:
+            lifecycle.cancel(session, jobs.find(session, job_id))
+        gone.wait(20)
+        answered.append(body)
+        return rollout(body)
+
+    gone, answered = threading.Event(), list[Any]()
+    app.instead = [cancelled_meanwhile]
+    job_id = submit_eval(seeds="3", max_turns=4, task_app_url=app.url).id
+    with use_settings(SYNTHQ_WATCH_S="0.01"):
+        work_through()
+    assert answered == [], "nobody waited for the answer"
+    gone.set()
+    assert job(job_id).state == "cancelled"

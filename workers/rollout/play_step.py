@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlmodel import Session, col, select
 
@@ -28,9 +29,11 @@ from workers.rollout.remote import TaskApp, rollout_body, trace_of
 from workers.runner import Drain, StepContext, failure
 
 LOOK_S: Final = 0.1
-"""How often a turn that waits for a model looks whether the work should stop."""
+"""How often what waits for a model or a task app looks whether the work should stop."""
 BLOCKED: Final = "play.blocked"
 """Type of the event that says why nobody can play under a policy's label in this attempt of the job."""
+
+T = TypeVar("T")
 
 
 def run(context: StepContext) -> dict[str, Any]:
@@ -148,14 +151,33 @@ def _names(table: Table, seat: Seat) -> dict[str, Any]:
     }
 
 
+async def _watched(context: StepContext, work: Coroutine[Any, Any, T]) -> T:
+    """Await what may take minutes, such as a reply of a model: given up at once when the step should stop, and else kept alive.
+
+    A world does not move before its turn's reply is there, so a turn that was given up is played again from where it stands.
+    """
+    task = asyncio.ensure_future(work)
+    alive_at = time.monotonic()
+    try:
+        while not (await asyncio.wait({task}, timeout=LOOK_S))[0]:
+            context.check()
+            if time.monotonic() - alive_at > get_settings().segment_s:
+                with context.write():
+                    alive_at = time.monotonic()
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
 async def _ask(table: Table, seat: Seat) -> None:
     """Have the spec's task app play the episode, and store what it gives."""
     context, spec = table.context, table.context.spec
-    app = TaskApp(spec.eval.task_app_url, check=context.check)
+    app = TaskApp(spec.eval.task_app_url)
     run_id = f"{context.job_id}-{seat.key.iteration}-{seat.key.seed}-{seat.key.member}"
     body = rollout_body(spec, seat.label, seat.key, run_id=run_id)
     try:
-        answer = await app.rollout(body, limit_s=body["safety"]["max_time_s"])
+        answer = await _watched(context, app.rollout(body, limit_s=body["safety"]["max_time_s"]))
     finally:
         await app.close()
     trace = trace_of(answer, spec, seat.label, seat.key)
@@ -201,7 +223,7 @@ class _Sitting:
         while not game.ended:
             try:
                 self._table.context.check()
-                turn, frame = await (game.turn() if game.policy.model is None else self._watched(game))
+                turn, frame = await (game.turn() if game.policy.model is None else _watched(self._table.context, game.turn()))
             except (Drain, StepBlocked):
                 self._save(game, "running")
                 raise
@@ -211,24 +233,6 @@ class _Sitting:
             if time.monotonic() - self._saved_at > get_settings().segment_s:
                 self._save(game, "running")
         self._save(game, "done")
-
-    async def _watched(self, game: Game) -> tuple[Turn, Frame | None]:
-        """A turn of a model, which may think for minutes: given up at once when the work should stop, and else kept alive.
-
-        The world has not moved when a turn is given up, so it is played again from where it stands.
-        """
-        turn = asyncio.ensure_future(game.turn())
-        alive_at = time.monotonic()
-        try:
-            while not (await asyncio.wait({turn}, timeout=LOOK_S))[0]:
-                self._table.context.check()
-                if time.monotonic() - alive_at > get_settings().segment_s:
-                    with self._table.context.write():
-                        alive_at = time.monotonic()
-            return turn.result()
-        finally:
-            turn.cancel()
-            await asyncio.wait({turn})
 
     def _save(self, game: Game, state: str) -> None:
         last = game.frame() if state == "done" and self._table.options.keep_frames else None

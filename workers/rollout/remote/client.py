@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -18,7 +18,7 @@ WARMUP_S = 300.0
 KEY_VARIABLE = "ENVIRONMENT_API_KEY"
 """Where the key of the task app is, for the workers that ask it. It is never stored and never told."""
 LOOK_S = 1.0
-"""Between two looks whether it is awake, and whether the work should stop."""
+"""Between two looks whether it is awake."""
 MARGIN_S = 60.0
 """What a rollout may take beyond its own limit of time before it is given up."""
 ATTEMPTS = 3
@@ -30,11 +30,10 @@ ASLEEP = (502, 503, 504)
 
 
 class TaskApp:
-    """One task app, over one pooled client. ``check`` raises when the work should stop; it is asked every second of a wait."""
+    """One task app, over one pooled client."""
 
-    def __init__(self, url: str, *, check: Callable[[], None]) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._check = check
         key = os.environ.get(KEY_VARIABLE, "")
         headers = {"X-API-Key": key, "Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.AsyncClient(headers=headers, timeout=httpx.Timeout(10.0))
@@ -49,7 +48,6 @@ class TaskApp:
         limit = warmup_s()
         begun = asyncio.get_running_loop().time()
         while not self._awake:
-            self._check()
             said = await self._health()
             if said is None:
                 self._awake = True
@@ -97,7 +95,7 @@ class TaskApp:
     async def _posted(self, body: Mapping[str, Any], limit_s: float, *, last: bool) -> httpx.Response | None:
         """The answer; None when the app fell asleep, or went away, and this was not the last attempt."""
         try:
-            answer = await self._patiently(self._http.post(f"{self.url}/rollout", json=body, timeout=limit_s + MARGIN_S))
+            answer = await self._http.post(f"{self.url}/rollout", json=body, timeout=limit_s + MARGIN_S)
         except httpx.HTTPError as error:
             self._awake = False
             if last or isinstance(error, httpx.TimeoutException):
@@ -106,16 +104,6 @@ class TaskApp:
         self._refuse(answer)
         self._awake = answer.status_code not in ASLEEP
         return answer if self._awake or last else None
-
-    async def _patiently(self, request: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
-        """Await an answer, and look meanwhile whether the work should stop."""
-        task = asyncio.ensure_future(request)
-        try:
-            while not (await asyncio.wait([task], timeout=LOOK_S))[0]:
-                self._check()
-            return task.result()
-        finally:
-            task.cancel()
 
     def _refuse(self, answer: httpx.Response) -> None:
         if answer.status_code in REFUSALS:
