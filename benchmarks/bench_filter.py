@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks import sloppy
@@ -231,14 +232,22 @@ def fresh(tables: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(subprocess.run(line, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
 
 
+def peak_mb() -> float:
+    """Most memory that this program has had at once. Not ``ru_maxrss`` where that can be helped: it begins with the parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def child(tables: dict[str, Any]) -> None:
-    """Filter once; print figures as JSON. Peak memory is that of this process, in MB."""
+    """Filter once; print figures as JSON. Memory in MB."""
     import workers.rollout.export  # noqa: F401 - what is imported is no part of what is measured
 
     run({**tables, "seeds": "0", "limit": 1})
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_mb()
     summary, seconds = run(tables)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mb()
     taken = {key: summary[key] for key in ("lines", "bytes", "sha256")}
     print(json.dumps({**taken, "episodes": summary["episodes"]["kept"], "seconds": seconds, "before": before, "peak": peak}))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from app.errors import Unavailable
 from app.records import Reply, ToolCall
 from workers.rollout.actions import TOOL
@@ -13,6 +15,8 @@ NAME = "sloppy"
 CYCLE = 13
 BREAKS_AT = 15
 """The turn at which every seed that ends in 3 breaks."""
+PACES = range(20, 40)
+"""Turns in which odd seeds walk to and fro."""
 
 
 class Sloppy(Random):
@@ -27,6 +31,8 @@ class Sloppy(Random):
         assert self._key is not None, "it has begun"
         if self._key[2] % 10 == 3 and request.index == BREAKS_AT:
             raise Unavailable("the endpoint went away")
+        if self._key[2] % 2 and request.index in PACES:
+            return _call(json.dumps({"actions": [("move_left", "move_right")[request.index % 2]]}))
         replies = {
             2: Reply(text="I think I should look for a tree first.", policy_version=self.version),
             4: _call("{actions: [do"),
