@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workers.rollout.policies.scripted import kinds
 from workers.rollout.policies.scripted.hands import MOVE_BY, Decision
-from workers.rollout.policies.scripted.memory import WIDTH
+from workers.rollout.policies.scripted.memory import distance
 from workers.rollout.policies.scripted.paths import AROUND
 from workers.rollout.policies.scripted.plans import Plan, Planner
 
@@ -68,7 +68,7 @@ class Farm(Planner):
     def grows_with(self, cell: int) -> bool:
         """True when the player's being there lets the nearest plant grow."""
         plant = self.own_plant()
-        return plant is None or self.distance(plant, cell) <= STAY
+        return plant is None or distance(plant, cell) <= STAY
 
     def plant_somewhere(self) -> Decision | None:
         """Get a sapling, and put it where few stones will fence it."""
@@ -108,7 +108,6 @@ class Farm(Planner):
                 return self.start(Plan("find grass to search", reach.path(cell)))
         return None
 
-    def distance(self, cell: int, other: int | None = None) -> int:
-        """Steps from one cell to another, by default the player's, if nothing stood between."""
-        here = self.memory.at if other is None else other
-        return abs(cell % WIDTH - here % WIDTH) + abs(cell // WIDTH - here // WIDTH)
+    def distance(self, cell: int) -> int:
+        """Steps to a cell, if nothing stood between."""
+        return distance(cell, self.memory.at)

@@ -28,6 +28,12 @@ MISFITS = 2
 COW_MEMORY_STEPS = 60
 """A cow out of sight is believed to be near its old place for this many steps."""
 
+GROWS_WITHIN = 18
+"""A plant grows while the player is nearer than this."""
+RIPE_AFTER = 301
+"""Steps of growth after which a plant is ripe; one that is seen to be unripe all the same, or was eaten, has these then:"""
+LOOK_AGAIN = 200
+
 
 class Memory:
     """The map, the player's cell on it, and the creatures."""
@@ -42,6 +48,8 @@ class Memory:
         """Cells of the creatures in sight."""
         self.cows: dict[int, int] = {}
         """Cells where cows were last seen, and at which step."""
+        self.plants: dict[int, int] = {}
+        """Cells of the plants that were seen, and by how many steps each has grown since."""
         self._looked_at: int | None = None
         """The player's cell at the last look."""
         self._blind = 0
@@ -52,13 +60,18 @@ class Memory:
         other = Memory()
         other.map[:] = self.map
         other.at, other.steps, other._looked_at, other._blind = self.at, self.steps, self._looked_at, self._blind
-        other.creatures, other.cows = dict(self.creatures), dict(self.cows)
+        other.creatures, other.cows, other.plants = dict(self.creatures), dict(self.cows), dict(self.plants)
         return other
 
     def acted(self) -> None:
-        """Count an action."""
+        """Count an action. Plants grow while the player is near, and are believed to be ripe when it is time."""
         self.steps += 1
         self._blind += 1
+        for cell in self.plants:
+            if distance(cell, self.at) < GROWS_WITHIN:
+                self.plants[cell] += 1
+                if self.plants[cell] > RIPE_AFTER and self.map[cell] == kinds.PLANT:
+                    self.map[cell] = kinds.RIPE
 
     def look(self, sight: Glance) -> None:
         """Take in what is seen. Where the player is follows from its actions, or else from what fits the map."""
@@ -77,6 +90,8 @@ class Memory:
                 self._creature(at + offset, name)
         if ground[at] not in kinds.FREE:
             ground[at] = GROUND_OF["player"]
+        if self.plants or "plant" in names:
+            self._remember_plants(offsets)
         if "outside" in names:
             self._close_edges(sight.view)
         self._remember_cows(offsets)
@@ -102,6 +117,14 @@ class Memory:
         self.creatures[cell] = name
         if self.map[cell] not in kinds.FREE:
             self.map[cell] = GROUND_OF.get(name, kinds.PATH)
+
+    def _remember_plants(self, offsets: tuple[int, ...]) -> None:
+        ground = self.map
+        self.plants = {cell: grown for cell, grown in self.plants.items() if ground[cell] in (kinds.PLANT, kinds.RIPE)}
+        for offset in offsets:
+            cell = self.at + offset
+            if ground[cell] == kinds.PLANT and self.plants.setdefault(cell, 0) > RIPE_AFTER:
+                self.plants[cell] = LOOK_AGAIN
 
     def _remember_cows(self, offsets: tuple[int, ...]) -> None:
         if self.cows:
@@ -138,7 +161,7 @@ class Memory:
     def _forget(self) -> None:
         """Begin the map anew: this is no place that it shows."""
         self.map = bytearray(WIDTH * WIDTH)
-        self.at, self.cows = START, {}
+        self.at, self.cows, self.plants = START, {}, {}
 
     def _misfits(self, cell: int, names: list[str], offsets: tuple[int, ...]) -> int:
         ground, count = self.map, 0
@@ -172,6 +195,7 @@ class Memory:
             "steps": self.steps,
             "creatures": [[cell, name] for cell, name in self.creatures.items()],
             "cows": [[cell, step] for cell, step in self.cows.items()],
+            "plants": [[cell, grown] for cell, grown in self.plants.items()],
             "looked_at": self._looked_at,
             "blind": self._blind,
         }
@@ -185,7 +209,13 @@ class Memory:
         memory._looked_at, memory._blind = value["looked_at"], value["blind"]
         memory.creatures = dict(value["creatures"])
         memory.cows = dict(value["cows"])
+        memory.plants = dict(value["plants"])
         return memory
+
+
+def distance(cell: int, other: int) -> int:
+    """Steps from one cell to another, if nothing stood between."""
+    return abs(cell % WIDTH - other % WIDTH) + abs(cell // WIDTH - other // WIDTH)
 
 
 def _cell(x: int, y: int) -> int:
