@@ -242,3 +242,26 @@ def test_planned_actions_mostly_do_something() -> None:
                     idle += number > 0 and not changed
     assert planned > 200
     assert idle < 0.02 * planned
+
+
+# What it can do.
+
+
+def test_it_fences_its_plant_and_waits_until_it_is_ripe() -> None:
+    """With all else unlocked and stones in hand, it plants, closes the four sides, and eats some 300 steps later."""
+    env, policy = Crafter(length=1000), Scripted(variant="omniscient")
+    env.reset(41)
+    world = env.world
+    world.unlocked.update({name: 0 for name in env.achievements if name != "eat_plant"})
+    world.player.inventory.update({"stone": 9, "wood_pickaxe": 1, "stone_pickaxe": 1, "iron_pickaxe": 1, "iron_sword": 1})
+    world.player.inventory.update({"wood_sword": 1, "stone_sword": 1})
+    fenced = None
+    while not env.ended and "eat_plant" not in env.unlocked():
+        (action,) = ask(policy, env)
+        env.step(action)
+        for plant in [thing for thing in world.objects if thing.name == "plant"]:
+            beside = [world.material(plant.x + dx, plant.y + dy) for dx, dy in ((0, 1), (1, 0), (0, -1), (-1, 0))]
+            if fenced is None and not {"grass", "sand", "path"} & set(beside):
+                fenced = env.length
+    assert fenced is not None
+    assert fenced < env.unlocked()["eat_plant"] - 200
