@@ -15,7 +15,7 @@ from sqlalchemy.exc import DatabaseError
 from app import artifacts, db, migrate
 from app.backup import parts
 from app.backup.parts import Reader
-from app.backup.save import copy_rows, migrate_to_head, scratch_engine
+from app.backup.save import copy_rows
 from app.command_line import meter
 from app.errors import BadSource, Conflict
 from app.heartbeat import live_workers
@@ -23,6 +23,7 @@ from app.settings import get_settings
 from app.store import workers
 from app.transfer import source as sources
 from app.transfer import tables
+from app.transfer.scratch import migrate_to, scratch_engine
 
 OF_PROCESSES: Final = ("worker", "leader")
 """Tables that tell of processes, which a backup cannot bring back."""
@@ -108,7 +109,7 @@ def _prepare(backup: Reader, draft: Path) -> dict[str, int]:
             found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
             if found not in sources.known_revisions():
                 raise BadSource(f"{backup.path} is of revision {found}, which this synthq does not know; use a newer synthq")
-            migrate_to_head(connection)
+            migrate_to(connection)
             return _settle(connection)
     except DatabaseError as error:
         raise BadSource(f"{backup.path} holds a database that cannot be read ({error.orig})") from error

@@ -6,21 +6,21 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from alembic import command
-from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url
+from sqlalchemy import Connection, make_url
 
-from app import artifacts, db, migrate
+from app import artifacts, db
 from app.backup import parts
 from app.command_line import Tick, meter
 from app.errors import ArtifactNotFound
 from app.models import Artifact
 from app.settings import get_settings
 from app.transfer import tables
+from app.transfer.scratch import migrate_to, scratch_engine
 from app.transfer.source import check_target
 
 PAGES_A_STEP: Final = 1024
@@ -56,7 +56,7 @@ def copy_database(to: Path) -> None:
         _copy_sqlite(to)
     else:
         with scratch_engine(to) as target, tables.snapshot() as source, target.begin() as connection:
-            migrate_to_head(connection)
+            migrate_to(connection)
             copy_rows(tables.Reader(source), connection)
 
 
@@ -76,23 +76,6 @@ def _copy_sqlite(to: Path) -> None:
 
             source.backup(target, pages=PAGES_A_STEP, progress=progress, sleep=0)
         target.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
-
-
-@contextmanager
-def scratch_engine(path: Path) -> Iterator[Engine]:
-    """An engine on a SQLite file that nobody else uses."""
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-
-
-def migrate_to_head(connection: Connection) -> None:
-    """Bring the database of a connection to this version's tables."""
-    made = migrate.config()
-    made.attributes["connection"] = connection
-    command.upgrade(made, "head")
 
 
 def copy_rows(source: tables.Reader, target: Connection) -> dict[str, int]:

@@ -23,6 +23,7 @@ from app.artifacts import CHUNK_BYTES
 from app.errors import BadSource, Conflict, SourceNotFound, StoreUnavailable, cut
 from app.models import ENDED
 from app.settings import get_settings
+from app.transfer.scratch import as_of_today
 
 Form = Literal["synthq", "tracing_v3"]
 SYNTHQ_TABLES: Final = frozenset({"alembic_version", "job", "episode", "turn"})
@@ -91,7 +92,8 @@ def _file(path: Path) -> Iterator[Source]:
                 except DatabaseError as error:
                     raise _unreadable(path, error) from error
                 try:
-                    yield Source(connection=connection, form=form, name=path.name, where=str(path), path=path)
+                    with _of_today(connection, form, Path(folder)) as readable:
+                        yield Source(connection=readable, form=form, name=path.name, where=str(path), path=path)
                 except DatabaseError as error:
                     if _is_the_files_fault(error):
                         raise _unreadable(path, error) from error
@@ -186,8 +188,13 @@ def _server(where: str) -> Iterator[Source]:
             connection = engine.connect()
         except OperationalError as error:
             raise StoreUnavailable(f"the database {safe} does not answer: {error.orig}") from error
-        with connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True):
-            yield Source(connection=connection, form=_form(connection, safe), name=_server_name(safe), where=safe, path=None)
+        with (
+            tempfile.TemporaryDirectory(prefix="synthq-source-") as folder,
+            connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True),
+        ):
+            form = _form(connection, safe)
+            with _of_today(connection, form, Path(folder)) as readable:
+                yield Source(connection=readable, form=form, name=_server_name(safe), where=safe, path=None)
     finally:
         engine.dispose()
 
@@ -219,16 +226,30 @@ def _form(connection: Connection, where: str) -> Form:
     return form
 
 
+@contextmanager
+def _of_today(connection: Connection, form: Form, folder: Path) -> Iterator[Connection]:
+    """The source as this version's tables have it: itself, or a copy of an older one that was brought up to date."""
+    found = _revision(connection) if form == "synthq" else migrate.head()
+    if found == migrate.head():
+        yield connection
+        return
+    with as_of_today(connection, str(found), folder) as copy:
+        yield copy
+
+
 def known_revisions() -> list[str]:
     """The revisions of the tables that this version knows."""
     return [script.revision for script in ScriptDirectory.from_config(migrate.config()).walk_revisions()]
 
 
 def _check_revision(connection: Connection, where: str) -> None:
-    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
-    if len(found) != 1 or found[0] not in known_revisions():
-        told = ", ".join(found) or "none"
-        raise BadSource(f"{where} is at revision {told}, which this synthq does not know; use a newer synthq")
+    found = _revision(connection)
+    if found not in known_revisions():
+        raise BadSource(f"{where} is at revision {found or 'none'}, which this synthq does not know; use a newer synthq")
+
+
+def _revision(connection: Connection) -> str | None:
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalars().first()
 
 
 def target_exists() -> bool:

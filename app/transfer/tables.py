@@ -50,16 +50,6 @@ def _of_type(name: str, kind: type) -> frozenset[str]:
     return frozenset(each.name for each in _model(name).columns if isinstance(each.type, kind))
 
 
-@lru_cache(maxsize=64)
-def _missing(name: str, present: frozenset[str]) -> Row:
-    """What the columns that an older store lacks held for its rows, from the defaults that the migrations gave."""
-    given: Row = {}
-    for each in _model(name).columns:
-        if each.name not in present:
-            given[each.name] = each.server_default.arg if each.server_default is not None else None  # type: ignore[attr-defined]
-    return given
-
-
 def plain(name: str, columns: Iterable[str] | None = None) -> Any:
     """The table without types: values go to the driver as they are."""
     return table(name, *(column(each) for each in columns or columns_of(name)))
@@ -88,20 +78,19 @@ class Reader:
         order: Sequence[str] = (),
         limit: int | None = None,
     ) -> Iterator[Row]:
-        """Rows of a table, fetched as they are asked for. A table that is not there has none."""
+        """Rows of a table, fetched as they are asked for. What an older store lacks is left out: a column, or all of it."""
         present = self.present(name)
         if not present:
             return
         wanted = tuple(columns or columns_of(name))
         query = self._select(name, [each for each in wanted if each in present]).where(*where).limit(limit)
         query = query.order_by(*(column(each) for each in order))
-        absent = {each: value for each, value in _missing(name, present).items() if each in wanted}
         bools = _of_type(name, Boolean) & set(wanted)
         streamed = self.connection.execution_options(yield_per=ROWS_A_STATEMENT)
         for found in streamed.execute(query).mappings():
-            row = {**found, **absent}
+            row = dict(found)
             for each in bools:
-                if row[each] is not None:
+                if row.get(each) is not None:
                     row[each] = bool(row[each])
             yield row
 

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from core.kit import job, use_settings, write
 from data.flow import at_home, bytes_of, eval_tables, filter_tables, run_spec
 from sqlmodel import select
@@ -125,6 +126,19 @@ def test_artifacts_whose_bytes_cannot_be_reached_are_counted_and_come_later(stor
     assert (report.new["artifact"], counts()["artifact"]) == (0, 0)
     assert sum(report.left.values()) > 0
     assert brought(alone, artifact_root=str(other.folder / "artifacts")).new["artifact"] == counts()["artifact"] > 0
+
+
+def test_a_postgres_store_of_an_older_version_comes_over(sqlite_store: str, other: Home, postgres_databases) -> None:  # type: ignore[no-untyped-def]
+    url = postgres_databases(None)
+    with use_settings(SYNTHQ_DATABASE_URL=url):
+        brought(other.db)
+        there = sums()
+        with db.engine().begin() as connection:
+            made = migrate.config()
+            made.attributes["connection"] = connection
+            command.downgrade(made, "0002")
+    assert brought(url, artifact_root=str(other.folder / "artifacts")).exit_code == 0
+    assert sums() == there
 
 
 def test_a_store_of_the_first_release_comes_over(store: str, other: Home) -> None:
