@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from app import artifacts
 from app.errors import StepFailed
@@ -48,9 +49,9 @@ def write(
 def _write(path: Path, pulse: Pulse, spool: Spool, name: str, side: str | None, rows: Ints) -> Written:
     hasher, size = hashlib.sha256(), 0
     with path.open("wb") as out:
-        for row in rows.tolist():
+        for row in rows:
             pulse()
-            content = spool.read(row)
+            content = spool.read(int(row))
             out.write(content)
             hasher.update(content)
             size += len(content)
@@ -138,7 +139,7 @@ def sources(sides: Mapping[str | None, Ints], kept: Kept, chosen: Sequence[Candi
     """The episodes that lines come from, in order, and what the manifest tells of each."""
     found = {}
     for side, rows in sides.items():
-        for number, count in Counter(kept.episode[rows].tolist()).items():
+        for number, count in zip(*(column.tolist() for column in np.unique(kept.episode[rows], return_counts=True)), strict=True):
             e = chosen[number]
             row = {"job": e.job_id, "episode": e.id, "seed": e.seed, "member": e.member, "turns": e.turns, "sha256": e.sha256}
             found[number] = (e, {**row, "side": side, "lines": count})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
+import numpy as np
 from sqlmodel import Session, col, select
 
 from app import db
@@ -52,13 +52,13 @@ class Maker:
 
     def make(self, rows: Ints, spool: Spool, place: Callable[[int], str]) -> None:
         """Add the lines of these rows, ascending, to the spool. ``place`` tells which line of the output a row becomes."""
-        wanted = [(int(number), row) for number, row in zip(self._kept.episode[rows].tolist(), rows.tolist(), strict=True)]
-        for number, group in groupby(wanted, key=lambda pair: pair[0]):
-            self._episode(self._chosen[number], [row for _, row in group], spool, place)
+        numbers, starts = np.unique(self._kept.episode[rows], return_index=True)
+        for number, of_episode in zip(numbers.tolist(), np.split(rows, starts[1:]), strict=True):
+            self._episode(self._chosen[number], of_episode, spool, place)
             self._pulse.reach(number + 1, len(self._chosen))
 
-    def _episode(self, episode: Candidate, rows: Sequence[int], spool: Spool, place: Callable[[int], str]) -> None:
-        by_turn = dict(zip(self._kept.turn[list(rows)].tolist(), rows, strict=True))
+    def _episode(self, episode: Candidate, rows: Ints, spool: Spool, place: Callable[[int], str]) -> None:
+        by_turn = dict(zip(self._kept.turn[rows].tolist(), rows.tolist(), strict=True))
         with db.reading() as session:
             labels = self._labels(session, episode, by_turn) if self._form.expert else {}
             for turn, frames in self._turns(session, episode, list(by_turn)):

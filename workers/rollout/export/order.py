@@ -102,13 +102,10 @@ def _by_weight(chances: Floats, draws: Floats) -> Ints:
 
 def _by_achievement(rows: Ints, kept: Kept, draws: Floats) -> Ints:
     """First an achievement, each as likely as the others; then one of the rows that led to it."""
-    counts = kept.last[rows] - kept.first[rows]
-    total = int(counts.sum())
-    if not total:
+    line, unlock = kept.only(rows).led()
+    if not len(line):
         raise StepFailed('sample.by = "achievement" needs turns that led to one, and nothing was unlocked after any that is left')
-    owner = np.repeat(rows, counts)
-    within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
-    goal = kept.unlocks[np.repeat(kept.first[rows], counts) + within]
+    owner, goal = rows[line], kept.unlocks[unlock]
     sorting = np.argsort(goal, kind="stable")
     _, start, size = np.unique(goal[sorting], return_index=True, return_counts=True)
     which = (draws[0] * len(start)).astype(np.int64)

@@ -20,7 +20,8 @@ BINS = 20
 def of_lines(order: Ints, kept: Kept, spool: Spool, chosen: Sequence[Candidate]) -> dict[str, Any]:
     """What is in the lines that are written. ``order`` has a row for each."""
     written = kept.only(order)
-    lines_of = Counter(written.episode.tolist())
+    numbers, counts = np.unique(written.episode, return_counts=True)
+    lines_of = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
     tokens, images = spool.tokens(order), spool.images(order)
     return {
         "tokens": {"most": int(tokens.sum()), "mean": round(float(tokens.mean()), 1), "longest": int(tokens.max())},
@@ -37,13 +38,12 @@ def of_lines(order: Ints, kept: Kept, spool: Spool, chosen: Sequence[Candidate])
 
 def _achievements(written: Kept) -> dict[str, dict[str, int]]:
     """For each achievement the lines whose turn led to it, and those whose turn unlocked it."""
-    led, did = Counter[str](), Counter[str]()
-    for first, last, turn in zip(written.first.tolist(), written.last.tolist(), written.turn.tolist(), strict=True):
-        for unlock in range(first, last):
-            name = written.names[int(written.unlocks[unlock])]
-            led[name] += 1
-            did[name] += int(written.unlock_turn[unlock]) == turn
-    return {name: {"led_to": led[name], "unlocked": did[name]} for name in sorted(led)}
+    line, unlock = written.led()
+    goal, own = written.unlocks[unlock], written.unlock_turn[unlock] == written.turn[line]
+    led = np.bincount(goal, minlength=len(written.names)).tolist()
+    did = np.bincount(goal[own], minlength=len(written.names)).tolist()
+    found = {name: {"led_to": led[i], "unlocked": did[i]} for i, name in enumerate(written.names) if led[i]}
+    return dict(sorted(found.items()))
 
 
 def _summed(pairs: Iterable[tuple[Any, int]]) -> Mapping[Any, int]:

@@ -111,7 +111,7 @@ def _sides(rows: Ints, kept: Kept, chosen: Sequence[Candidate], table: FilterTab
         return {None: rows}
     numbers = kept.episode[rows]
     apart = split.apart([chosen[number] for number in np.unique(numbers).tolist()], table.split)
-    held = np.array([chosen[number].seed in apart for number in numbers.tolist()])
+    held = np.array([episode.seed in apart for episode in chosen])[numbers]
     return {"train": rows[~held], "val": rows[held]}
 
 

@@ -67,6 +67,13 @@ class Kept:
     def __len__(self) -> int:
         return len(self.turn)
 
+    def led(self) -> tuple[Ints, Ints]:
+        """Every pair of a row and an unlock that it led to, as two columns."""
+        counts = self.last - self.first
+        row = np.repeat(np.arange(len(self)), counts)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return row, self.first[row] + within
+
     def only(self, rows: Ints) -> Kept:
         """These rows."""
         by_row = {name: getattr(self, name)[rows] for name in ("episode", "turn", "reward", "value", "first", "last")}
