@@ -54,7 +54,7 @@ def _lines(done: Pruned, wanted: Policy) -> Iterator[str]:
     ages += [f"frames {wanted.frames_days:g} days" if wanted.frames_days else "frames as long as something names them"]
     yield f"kept: {', '.join(ages)}"
     yield f"{verb} {counted(done.jobs, 'job')}, {counted(done.episodes, 'episode')}, {counted(done.turns, 'turn')}"
-    of = f", the pictures of {counted(done.jobs_without_frames, 'job')} among them" if done.jobs_without_frames else ""
+    of = f"; {counted(done.jobs_without_frames, 'job')} past the time of frames" if done.jobs_without_frames else ""
     yield f"{verb} {counted(done.frames, 'frame')} ({size(done.frame_bytes)}){of}"
     yield f"{verb} {counted(done.texts, 'text')}, {counted(done.files, 'file')} without a row ({size(done.file_bytes)})"
     if done.young_frames:
