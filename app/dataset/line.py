@@ -38,11 +38,11 @@ METADATA: Final[dict[str, tuple[type | tuple[type, ...], str]]] = {
     "task_id": (str, "a text"),
     "reward": ((int, float), "a number"),
     "return_to_go": ((int, float), "a number"),
-    "unlocked": (list, "a list of achievements"),
+    "unlocked": (str, "a text: achievements, with blanks between them"),
     "achievements_total": (int, "a whole number"),
     "outcome": (str, "a text"),
     "relabelled_by": (str, "a text"),
-    "original_actions": (list, "a list of actions"),
+    "original_actions": (str, "a text: actions, with blanks between them"),
 }
 """The keys that the filter writes, and what they hold where they are not null. Others may be there."""
 
@@ -106,7 +106,3 @@ def _metadata(look: Look, metadata: Any) -> None:
             "metadata.outcome",
             f"is {shown(outcome)}, which is no outcome{did_you_mean(outcome[:60], known)} (known: {', '.join(known)})",
         )
-    for key in ("unlocked", "original_actions"):
-        value = metadata.get(key)
-        if isinstance(value, list) and not all(isinstance(each, str) for each in value):
-            look.bad(f"metadata.{key}", f"is {shown(value)}; it must be {METADATA[key][1]}")

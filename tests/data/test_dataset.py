@@ -332,7 +332,7 @@ def test_a_terminal_is_shown_how_far_the_check_is(tmp_path: Path, capsys: Any, m
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("unlocked", ["eat_cow", 7]), ("original_actions", "noop"), ("return_to_go", "1"), ("reward", True)]
+    ("key", "value"), [("unlocked", ["eat_cow"]), ("original_actions", 7), ("return_to_go", "1"), ("reward", True)]
 )
 def test_metadata_of_another_type_than_the_filter_writes_is_told(key: str, value: Any) -> None:
     line = bad_data.good()

@@ -86,16 +86,16 @@ def test_a_line_is_the_prompt_that_was_sent_and_the_reply_that_was_given(played:
             "member": episode.member,
             "turn": turn.index,
             "policy": episode.policy,
-            "model": None,
+            "model": "",
             "split": "train",
-            "task_id": None,
+            "task_id": "",
             "reward": turn.reward,
             "return_to_go": pytest.approx(to_go(episode.id, turn.index)),
-            "unlocked": turn.unlocked,
+            "unlocked": " ".join(turn.unlocked),
             "achievements_total": episode.unlocked,
             "outcome": "ok",
-            "relabelled_by": None,
-            "original_actions": None,
+            "relabelled_by": "",
+            "original_actions": "",
         }
 
 

@@ -97,3 +97,26 @@ def test_an_export_loads_with_hugging_face_datasets_as_it_is(tmp_path: Path, mon
         assert row["messages"] == line["messages"]
         assert row["tools"] == line.get("tools")
         assert row["metadata"] == line["metadata"]
+
+
+@pytest.mark.usefixtures("store")
+def test_an_export_loads_whatever_its_first_lines_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader takes its columns from the first block; here a block is a line or two, and what comes later is new to it."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    datasets = pytest.importorskip("datasets")
+    data = exported(play("tool_call", max_turns=40)) + exported(play("tool_call", max_turns=4, task_id="late"))
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes(data)
+
+    options = {"cache_dir": str(tmp_path / "cache"), "split": "train", "chunksize": 8192}
+    loaded = datasets.load_dataset("json", data_files=str(file), **options)
+
+    about = [json.loads(line)["metadata"] for line in data.splitlines()]
+    for row, one in zip(loaded, about, strict=True):
+        to_go = one.pop("return_to_go")
+        assert row["metadata"].pop("return_to_go") == pytest.approx(to_go), "the reader keeps ten decimals of some columns"
+        assert row["metadata"] == one
+    assert about[0]["unlocked"] == ""
+    assert any(each["unlocked"] for each in about)
+    assert about[-1]["task_id"] == "late"

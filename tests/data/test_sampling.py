@@ -86,7 +86,7 @@ def test_a_rare_achievement_has_as_many_lines_as_a_common_one() -> None:
     assert len(before) >= 5
     assert max(before.values()) > 4 * min(before.values()), "some are rare"
     assert max(after.values()) < 1.5 * min(after.values())
-    names = {name for line in plain for name in line["metadata"]["unlocked"]}
+    names = {name for line in plain for name in line["metadata"]["unlocked"].split()}
     for count in after.values():
         assert count == pytest.approx(6000 / len(names), rel=0.25)
 
@@ -96,9 +96,9 @@ def led_to_one(lines: list[dict[str, Any]]) -> Counter[str]:
     last: dict[str, list[str]] = {}
     counts, together = Counter[str](), set[str]()
     for about in (line["metadata"] for line in reversed(lines)):
-        last[about["episode"]] = about["unlocked"] or last.get(about["episode"], [])
+        last[about["episode"]] = about["unlocked"].split() or last.get(about["episode"], [])
         counts.update(last[about["episode"]])
-        together |= set(about["unlocked"]) if len(about["unlocked"]) > 1 else set()
+        together |= set(about["unlocked"].split()) if len(about["unlocked"].split()) > 1 else set()
     return Counter({name: count for name, count in counts.items() if name not in together})
 
 

@@ -231,14 +231,24 @@ def test_the_chain_of_hashes_tells_any_turn_from_another() -> None:
         [*said[:2], call("noop")],
         [call("noop"), *said[1:]],
         [*said[:2], Reply(text="?", tool_calls=said[2].tool_calls)],
-        [*said[:2], Reply(tool_calls=said[2].tool_calls, notes={"goal": "wood"})],
     ]
-    chains = {same[1]}
-    for each in others:
-        game = begin(Says(*each))
-        play(game, 3)
-        chains.add(game.totals.chain)
-    assert len(chains) == 1 + len(others)
+    assert len({same[1], *map(chain_of, others)}) == 1 + len(others)
+
+
+def test_what_a_policy_notes_beside_its_reply_is_no_part_of_the_play() -> None:
+    said, words = call("do"), '","notes":{'
+    noted = Reply(tool_calls=said.tool_calls, notes={"request_id": "r-1", "more": {"notes": words}})
+    assert chain_of([noted]) == chain_of([said])
+    assert chain_of([Reply(text=words)]) != chain_of([Reply(text=f"{words}a")]), (
+        "words of a reply that look like its end are part of it"
+    )
+
+
+def chain_of(replies: list[Reply]) -> str:
+    """The hash of an episode with these replies."""
+    game = begin(Says(*replies))
+    play(game, len(replies))
+    return game.totals.chain
 
 
 # Pictures.

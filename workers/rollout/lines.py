@@ -173,7 +173,8 @@ def _said(turn: TurnRow, episode: Candidate, how: Played, form: Form, label: Lab
 
 
 def _metadata(turn: TurnRow, episode: Candidate, form: Form, value: float, label: Label | None) -> dict[str, Any]:
-    """The same keys in every line of every file."""
+    """The same keys, and values of the same types, in every line of every file, for readers that take their columns from the
+    first lines. So a value that is not there is an empty text, and a list of names is a text with blanks."""
     return {
         "job": episode.job_id,
         "episode": episode.id,
@@ -181,16 +182,16 @@ def _metadata(turn: TurnRow, episode: Candidate, form: Form, value: float, label
         "member": episode.member,
         "turn": turn.index,
         "policy": episode.policy,
-        "model": episode.model,
+        "model": episode.model or "",
         "split": episode.split,
-        "task_id": episode.task_id,
+        "task_id": episode.task_id or "",
         "reward": turn.reward,
         "return_to_go": value,
-        "unlocked": list(turn.unlocked),
+        "unlocked": " ".join(turn.unlocked),
         "achievements_total": episode.unlocked,
         "outcome": turn.outcome,
-        "relabelled_by": form.expert if label else None,
-        "original_actions": [*turn.actions, *turn.dropped] if label else None,
+        "relabelled_by": (form.expert or "") if label else "",
+        "original_actions": " ".join([*turn.actions, *turn.dropped]) if label else "",
     }
 
 
