@@ -76,6 +76,10 @@ class SampleTable(Table):
     seed: Seed = 0
     """Keys the draws."""
 
+    def checks(self) -> Iterator[Clash]:
+        if self.lines is not None and self.by == "none":
+            yield Clash("lines", f'{self.lines} is read only with by = "reward" or "achievement"; limit cuts lines off')
+
 
 class SplitTable(Table):
     """A part of the episodes is kept apart, for validation. All episodes of a seed fall on the same side."""
@@ -225,6 +229,8 @@ class FilterTable(Table):
             )
         if self.output is not None and self.split.enabled:
             yield Clash("output", "a split writes two files; name their folder in output_dir")
+        if self.save_stats and self.split.enabled and self.stats_file in (self.split.train_file, self.split.val_file):
+            yield Clash("stats_file", f"{shown(self.stats_file)} is a file of lines as well; give it another name")
         if self.shuffle_seed is not None and not self.shuffle:
             yield Clash("shuffle_seed", f"{self.shuffle_seed} is read only with shuffle = true")
         if self.relabel != "none" and self.conflicts == "best":

@@ -320,6 +320,14 @@ def test_another_packages_environment_has_settings_of_its_own() -> None:
         ("seeds = '3-1'", "2: filter.seeds: seeds '3-1' runs backwards; write 1-3"),
         ("jobs = ['']", '2: filter.jobs.0: must be text that is not empty, not ""'),
         ("shuffle_seed = 7", "2: filter.shuffle_seed: 7 is read only with shuffle = true"),
+        (
+            "sample.lines = 7",
+            '2: filter.sample.lines: 7 is read only with by = "reward" or "achievement"; limit cuts lines off',
+        ),
+        (
+            "split.enabled = true\nstats_file = 'train.jsonl'",
+            '3: filter.stats_file: "train.jsonl" is a file of lines as well; give it another name',
+        ),
     ],
 )
 def test_a_wrong_filter_value_is_one_problem(lines: str, said: str, tmp_path: Path) -> None:
