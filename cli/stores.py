@@ -61,7 +61,7 @@ def merge_traces(sources: tuple[str, ...], artifacts: str | None, dry_run: bool,
 
 @click.group("db")
 def database() -> None:
-    """Look after the database: bring it to this version, save it, restore it, drop what is old."""
+    """Look after the database: migrate, backup, restore, prune."""
 
 
 @database.command()
