@@ -49,7 +49,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "down": ("cli.processes:down", "Stop what `synthq up` started."),
         "worker": ("cli.processes:worker", "Run one worker in the foreground."),
         "db": ("cli.stores:database", "Look after the database: migrate, backup, restore, prune."),
-        "fsck": ("cli.stores:fsck", "Check the whole store against itself."),
+        "fsck": ("cli.stores:fsck", "Check the whole store against itself: frames, turns, traces, artifacts, jobs."),
         "doctor": ("cli.doctor:doctor", "Check this machine and the server, with hints."),
         "key": ("cli.key:key", "Create, list and revoke API keys."),
     },
