@@ -28,7 +28,7 @@ PROCESSES = 2
 JUDGE = "pace"
 NAMES = ("several", "second", "hurried")
 """The jobs: five policies on the seeds of ``train``, two on those of ``test``, two against the clock."""
-POLICIES = ("scripted:visible", "scripted:omniscient", "scripted:reactive", "random", sloppy.NAME)
+PLAYERS = ("scripted:visible", "scripted:omniscient", "scripted:reactive", "random", sloppy.NAME)
 OPEN = {"filter_errors": False, "outcomes_ok_only": False}
 """A filter that removes nothing."""
 
@@ -46,7 +46,7 @@ def evals(episodes: int, turns: int) -> list[dict[str, Any]]:
     common = {"max_turns": turns, "episodes_per_step": 5}
     first, then = several + second, several + second + hurried
     tables = [
-        {"policies": POLICIES, "seeds": f"0-{several - 1}", "task_id": "survive"},
+        {"policies": PLAYERS, "seeds": f"0-{several - 1}", "task_id": "survive"},
         {"policies": ["scripted:visible", sloppy.NAME], "seeds": f"{several}-{first - 1}", "split": "test", "task_id": "explore"},
         {"policies": ["random", sloppy.NAME], "seeds": f"{first}-{then - 1}", "max_time_s": 0.02},
     ]
@@ -71,7 +71,7 @@ def work(owner: str) -> None:
     from workers.tasks import STEPS
 
     os.environ["SYNTHQ_WORKER_ID"] = owner
-    sloppy.register()
+    policies.POLICIES[sloppy.NAME] = sloppy.PLACE
     for queue in (Queue.ROLLOUT, Queue.DATA):
         while (claim := claims.claim(queue, owner=owner)) is not None:
             runner.run_claim(claim, STEPS)

@@ -7,11 +7,11 @@ import json
 from app.errors import Unavailable
 from app.records import Reply, ToolCall
 from workers.rollout.actions import TOOL
-from workers.rollout.policies import POLICIES
 from workers.rollout.policies.base import Request
 from workers.rollout.policies.random import Random
 
 NAME = "sloppy"
+PLACE = "benchmarks.sloppy:Sloppy"
 CYCLE = 13
 BREAKS_AT = 15
 """The turn at which every seed that ends in 3 breaks."""
@@ -45,8 +45,3 @@ class Sloppy(Random):
 
 def _call(arguments: str) -> Reply:
     return Reply(tool_calls=(ToolCall(name=TOOL, arguments=arguments),), policy_version=Sloppy.version)
-
-
-def register() -> None:
-    """Make it known in this process."""
-    POLICIES[NAME] = "benchmarks.sloppy:Sloppy"

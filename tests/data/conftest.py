@@ -12,6 +12,7 @@ from flow import at_home, eval_tables, job_of, run_spec
 from app import migrate
 from app.models import Job
 from benchmarks import sloppy
+from workers.rollout.policies import POLICIES
 
 
 @pytest.fixture
@@ -39,9 +40,9 @@ def played(home: Path, played_once: tuple[Path, str]) -> Job:
 @pytest.fixture(scope="session")
 def mixed_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A home in which the expert, random play and a policy that makes mistakes played five seeds, 60 turns; and the job's id."""
-    with at_home(tmp_path_factory.mktemp("mixed") / "home") as folder:
+    with at_home(tmp_path_factory.mktemp("mixed") / "home") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(POLICIES, sloppy.NAME, sloppy.PLACE)
         migrate.upgrade()
-        sloppy.register()
         tables = eval_tables(policies=["scripted", "random", sloppy.NAME], seeds="0-2,4-5", max_turns=60)
         return folder, run_spec({**tables, "name": "mixed"}).id
 

@@ -94,7 +94,7 @@ def test_turns_end_where_the_first_limit_is(more: dict[str, Any], steps: int, ab
 
 
 def test_time_that_is_up_ends_play_between_two_turns() -> None:
-    told = played({"seed": 5, "policy_name": "scripted", "safety": {"max_time_s": 0.3}, **TRACED})
+    told = played({"seed": 5, "policy_name": "scripted", "safety": {"max_time_s": 0.05}, **TRACED})
 
     assert told["aborted"]
     assert told["metadata"]["ended"] == "time"
