@@ -68,6 +68,7 @@ def work(owner: str) -> None:
     from app import claims
     from app.models import Queue
     from workers import runner
+    from workers.rollout import policies
     from workers.tasks import STEPS
 
     os.environ["SYNTHQ_WORKER_ID"] = owner
