@@ -34,7 +34,12 @@ def check(
     options, summary = options or Options(), summary if summary is not None else Summary()
     file = name or (str(source) if isinstance(source, Path) else None)
     for number, content in enumerate(lines.lines_of(source), 1):
-        found = _line(content, number, options, summary)
+        try:
+            found = _line(content, number, options, summary)
+        except lines.NotLines as why:
+            summary.problems, summary.bad_lines = 1, 1
+            yield Problem(key="", message=str(why), file=file, line=number)
+            return
         summary.problems += len(found)
         summary.bad_lines += bool(found)
         for where, sentence in found:
@@ -50,6 +55,8 @@ def _line(content: bytes | None, number: int, options: Options, summary: Summary
     summary.bytes += len(content or b"")
     try:
         value = lines.read(content, number)
+    except lines.NotLines:
+        raise
     except lines.Unreadable as why:
         return [("", str(why))]
     look = Look(options=options, counts=summary)

@@ -17,6 +17,10 @@ class Unreadable(Exception):
     """A line cannot be read; the text says why. Stays inside this package."""
 
 
+class NotLines(Unreadable):
+    """The file is something else altogether, so its other lines are not worth reading."""
+
+
 def lines_of(source: Path | Iterable[bytes]) -> Iterator[bytes | None]:
     """The lines of a file, or of anything that gives lines, with their ends. None stands for one that is too long to read."""
     if isinstance(source, Path):
@@ -65,14 +69,16 @@ def _beginning(line: bytes) -> None:
     if line.startswith(b"\xef\xbb\xbf"):
         raise Unreadable("the file begins with a byte order mark; save it as UTF-8 without one")
     if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise Unreadable("the file is UTF-16; save it as UTF-8")
+        raise NotLines("the file is UTF-16; save it as UTF-8")
     if line.startswith(b"\x1f\x8b"):
-        raise Unreadable("the file is packed with gzip; unpack it first")
+        raise NotLines("the file is packed with gzip; unpack it first")
     if line.startswith(b"PK\x03\x04"):
-        raise Unreadable("the file is a zip archive; unpack it first")
+        raise NotLines("the file is a zip archive; unpack it first")
     if line.startswith(b"PAR1"):
-        raise Unreadable("the file is Parquet; write it as JSON, one object a line")
-    if line.strip() in (b"[", b"{"):
+        raise NotLines("the file is Parquet; write it as JSON, one object a line")
+    if line.lstrip().startswith(b"["):
+        raise NotLines("the file is one JSON list; write one JSON object a line, which a filter does with output = FILE.jsonl")
+    if line.strip() == b"{":
         raise Unreadable(
             f"the line holds {line.strip().decode()!r} alone: one value over many lines; write one JSON object a line"
         )

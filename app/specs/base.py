@@ -38,10 +38,12 @@ def _listed(value: Any) -> Any:
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 HTTP_URL = r"^https?://[^\s/?#@]+([/?#]\S*)?$"
+BASE_URL = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 PATTERNS = {
     NAME: "1 to 80 letters, digits, dots, dashes and underscores, the first a letter or a digit",
     HTTP_URL: "an address that begins with http:// or https:// and holds no user and no password",
+    BASE_URL: "an address that begins with http:// or https:// and holds no user, no password and no ? or #",
     VARIABLE: "the name of an environment variable",
 }
 """What a pattern says, in words."""

@@ -16,7 +16,7 @@ from pydantic import (
 
 from app.errors import did_you_mean
 from app.specs import crafter
-from app.specs.base import HTTP_URL, NAME, VARIABLE, Clash, Compat, Spec, Table, Word, Words
+from app.specs.base import BASE_URL, HTTP_URL, NAME, VARIABLE, Clash, Compat, Spec, Table, Word, Words
 from app.specs.draft import shown
 from app.specs.policies import OPENAI, POLICIES, VIEWS, PolicyOptions, policy_name
 from app.specs.seeds import Seeds
@@ -170,7 +170,7 @@ class EvalTable(Table):
     """The split that the seeds belong to, for `filter.splits`; the worlds do not depend on it."""
     task_id: Annotated[str, StringConstraints(pattern=NAME)] | None = None
     """A name for the task, for `filter.task_ids`."""
-    task_app_url: Annotated[str, StringConstraints(pattern=HTTP_URL, max_length=1000)] | None = None
+    task_app_url: Annotated[str, StringConstraints(pattern=BASE_URL, max_length=1000)] | None = None
     """A task app that plays in place of synthq's own workers, which then ask it for every episode (`POST /rollout`)."""
     sampling_seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Keys the random draws of the policies; the worlds depend on `seeds` alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from app.specs.base import NAME, Clash, Compat, Spec, Table, Word, Words
 from app.specs.crafter import ACHIEVEMENTS
 from app.specs.draft import shown
 from app.specs.moments import Moment, moment
-from app.specs.policies import VIEWS
+from app.specs.policies import VIEWS, policy_name
 from app.specs.seeds import Seeds
 
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -25,6 +26,8 @@ OUTPUTS = (".jsonl", ".json")
 """Endings of a file of lines: one line each, or one JSON list of them all."""
 
 
+EPISODE_IDS = "episode_ids.txt"
+"""Name of the file of the episodes that lines come from."""
 STORE = "store"
 """The `db` that is synthq's own."""
 _FILE_URL = re.compile(r"(?:sqlite(?:\+\w+)?|libsql|file):(?://)?", re.IGNORECASE)
@@ -71,7 +74,7 @@ class SampleTable(Table):
     by: Literal["none", "reward", "achievement"] = "none"
     """`none`: every line once. `reward`: a line's chance grows with what its turn led to. `achievement`: every achievement that
     was unlocked is equally likely, and then every turn that led to it."""
-    lines: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    lines: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """How many lines are drawn; no value: as many as there are."""
     seed: Seed = 0
     """Keys the draws."""
@@ -98,8 +101,6 @@ class SplitTable(Table):
     """Name of the file for validation."""
 
     def checks(self) -> Iterator[Clash]:
-        if self.train_file == self.val_file:
-            yield Clash("val_file", f"{shown(self.val_file)} is train_file as well; two files need two names")
         for key in ("train_file", "val_file"):
             if not getattr(self, key).endswith(".jsonl"):
                 yield Clash(key, f"must be a name that ends in .jsonl, not {shown(getattr(self, key))}")
@@ -229,8 +230,6 @@ class FilterTable(Table):
             )
         if self.output is not None and self.split.enabled:
             yield Clash("output", "a split writes two files; name their folder in output_dir")
-        if self.save_stats and self.split.enabled and self.stats_file in (self.split.train_file, self.split.val_file):
-            yield Clash("stats_file", f"{shown(self.stats_file)} is a file of lines as well; give it another name")
         if self.shuffle_seed is not None and not self.shuffle:
             yield Clash("shuffle_seed", f"{self.shuffle_seed} is read only with shuffle = true")
         if self.relabel != "none" and self.conflicts == "best":
@@ -284,6 +283,26 @@ class FilterSpec(Spec):
     filter: FilterTable
     """Which episodes are kept, and how they are written."""
 
+    @property
+    def stem(self) -> str:
+        """What the names of the job's own files begin with."""
+        return PurePath(self.filter.output).stem if self.filter.output else self.name or "dataset"
+
+    def checks(self) -> Iterator[Clash]:
+        """No two files of one name, also where capitals do not count."""
+        table, split = self.filter, self.filter.split
+        lines = {"split.train_file": split.train_file, "split.val_file": split.val_file} if split.enabled else {}
+        named = {
+            "manifest": f"{self.stem}.manifest.json",
+            "save_episode_ids": EPISODE_IDS if table.save_episode_ids else None,
+            **(lines or {"output": f"{self.stem}.jsonl"}),
+            "stats_file": table.stats_file if table.save_stats else None,
+        }
+        taken: dict[str, str] = {}
+        for key, name in named.items():
+            if name is not None and taken.setdefault(name.casefold(), key) != key:
+                yield Clash(f"filter.{key}", f"{shown(name)} is the name of another file of this job; give it another name")
+
     def headline(self) -> str:
         jobs = len(self.filter.jobs)
         if jobs:
@@ -295,6 +314,11 @@ class FilterSpec(Spec):
             if name not in ACHIEVEMENTS:
                 near = did_you_mean(name, ACHIEVEMENTS)
                 yield f"filter.achievements: {name!r} is no achievement of Crafter, the built-in environment{near}"
+        for label in self.filter.policies:
+            name, variant = policy_name(label)
+            if name == "scripted" and variant is not None and variant not in VIEWS:
+                known = f"{did_you_mean(variant, VIEWS)} (it has {', '.join(VIEWS)})"
+                yield f"filter.policies: scripted has no view {variant!r}{known}"
         least = max(self.filter.min_achievements or 0, self.filter.min_official_score or 0)
         if least > len(ACHIEVEMENTS):
             yield f"filter.min_achievements: Crafter has {len(ACHIEVEMENTS)} achievements, so no episode of it has {least:g}"

@@ -6,6 +6,7 @@ import hashlib
 import json
 from importlib.metadata import version
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -258,3 +259,9 @@ def test_lines_carry_the_split_and_the_task_of_their_episode(mixed: Job) -> None
     found = {(line["seed"], line["split"], line["task_id"]) for line in metadata(bytes_of(run_spec(filter_tables()), "dataset"))}
     assert found == {(seed, *(("test", "survive") if seed == 1 else ("train", ""))) for seed in (0, 1, 2, 4, 5)}
     assert job_of(mixed.id).state == "succeeded"
+
+
+def test_lines_that_the_disk_has_no_room_for_are_not_begun(mixed: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    assert "bytes, and" in (reason := why(jobs=[mixed.id]))
+    assert "has 100 left; ask for fewer, or make room" in reason

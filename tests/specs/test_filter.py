@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bad_specs import BAD_SPECS, BadSpec
 
 from app import specs
 from app.errors import SpecProblems
 from app.specs.base import Path as KeyPath
 from app.specs.filter import SEED_KEYS
+from benchmarks.bad_specs import BAD_SPECS, BadSpec
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -9,7 +9,7 @@ import pytest
 
 from app import specs
 from app.errors import NotHere, SpecProblems, UnknownKind
-from app.specs.base import HTTP_URL, NAME, PATTERNS
+from app.specs.base import BASE_URL, NAME, PATTERNS
 from app.specs.source import MAX_BYTES
 
 
@@ -96,7 +96,11 @@ def test_every_problem_is_told_at_once_with_file_line_key_and_nearest_name(tmp_p
         ("split = 'a b'", f'3: eval.split: must be {PATTERNS[NAME]}, not "a b"'),
         (
             "task_app_url = 'localhost:8001'",
-            f'3: eval.task_app_url: must be {PATTERNS[HTTP_URL]}, not "localhost:8001"',
+            f'3: eval.task_app_url: must be {PATTERNS[BASE_URL]}, not "localhost:8001"',
+        ),
+        (
+            "task_app_url = 'http://h:1/?key=k'",
+            f'3: eval.task_app_url: must be {PATTERNS[BASE_URL]}, not "http://h:1/?key=k"',
         ),
         (
             "budget.max_usd = 3",
@@ -321,12 +325,24 @@ def test_another_packages_environment_has_settings_of_its_own() -> None:
         ("jobs = ['']", '2: filter.jobs.0: must be text that is not empty, not ""'),
         ("shuffle_seed = 7", "2: filter.shuffle_seed: 7 is read only with shuffle = true"),
         (
+            "split.enabled = true\nsplit.val_file = 'Train.jsonl'",
+            '3: filter.split.val_file: "Train.jsonl" is the name of another file of this job; give it another name',
+        ),
+        (
+            "stats_file = 'a.jsonl'\noutput = 'out/a.jsonl'",
+            '2: filter.stats_file: "a.jsonl" is the name of another file of this job; give it another name',
+        ),
+        (
+            "stats_file = 'dataset.manifest.json'",
+            '2: filter.stats_file: "dataset.manifest.json" is the name of another file of this job; give it another name',
+        ),
+        (
             "sample.lines = 7",
             '2: filter.sample.lines: 7 is read only with by = "reward" or "achievement"; limit cuts lines off',
         ),
         (
             "split.enabled = true\nstats_file = 'train.jsonl'",
-            '3: filter.stats_file: "train.jsonl" is a file of lines as well; give it another name',
+            '3: filter.stats_file: "train.jsonl" is the name of another file of this job; give it another name',
         ),
     ],
 )

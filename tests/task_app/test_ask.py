@@ -92,6 +92,7 @@ def test_a_trace_has_the_name_that_the_caller_gave_it(config: dict[str, Any], fo
 
 REFUSED: list[tuple[Any, str, str]] = [
     (b"", "", "the body is missing"),
+    (b'{"seed": 3, "seed": 4}', "", "it gives the key 'seed' twice in one object"),
     (b"{", "", "the body is no JSON"),
     (b"\xff\xfe{}", "", "the body is no JSON"),
     (b"[" * 100_000, "", "nested too deep"),

@@ -214,3 +214,8 @@ def test_a_rollout_under_way_is_given_up_when_the_job_is_cancelled(app: Foreign)
     assert answered == [], "nobody waited for the answer"
     gone.set()
     assert job(job_id).state == "cancelled"
+
+
+def test_what_is_no_task_app_is_told_at_once(app: Foreign) -> None:
+    app.health = [422]
+    assert f"what answers at {app.url} is no task app: it answered /health with 422" in str(job(asked(app)).reason)

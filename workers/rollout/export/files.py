@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,14 +18,13 @@ from app import artifacts
 from app.errors import StepFailed
 from app.models import Artifact
 from app.specs import FilterTable, sha256
+from app.specs.filter import EPISODE_IDS
 from workers.rollout.export.columns import Ints
 from workers.rollout.export.pulse import Pulse
 from workers.rollout.export.spool import Spool
 from workers.rollout.export.turns import Kept
 from workers.rollout.selection import Candidate
 from workers.runner import StepContext
-
-EPISODE_IDS = "episode_ids.txt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +42,15 @@ class Written:
 def write(
     context: StepContext, pulse: Pulse, spool: Spool, sides: Mapping[str | None, Ints], names: Mapping[str | None, str]
 ) -> list[Written]:
-    """Write a file for each side, in the step's folder."""
+    """Write a file for each side, in the step's folder. Raises StepFailed when the disk has no room for them."""
+    _check_room(context.workdir, sum(spool.bytes(rows) for rows in sides.values()))
     return [_write(_path(context, side), pulse, spool, names[side], side, rows) for side, rows in sides.items()]
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StepFailed(f"the lines take {needed:,} bytes, and {folder} has {free:,} left; ask for fewer, or make room")
 
 
 def _write(path: Path, pulse: Pulse, spool: Spool, name: str, side: str | None, rows: Ints) -> Written:
@@ -60,12 +67,6 @@ def _write(path: Path, pulse: Pulse, spool: Spool, name: str, side: str | None, 
 
 def _path(context: StepContext, side: str | None) -> Path:
     return context.workdir / f"{side or 'all'}.jsonl"
-
-
-def stem_of(context: StepContext) -> str:
-    """What the names of a job's files begin with."""
-    table: FilterTable = context.spec.filter
-    return Path(table.output).stem if table.output else context.spec.name or "dataset"
 
 
 def publish(
@@ -102,7 +103,7 @@ def publish(
         "files": [{"kind": each.kind, "name": each.name, "bytes": each.bytes, "sha256": each.sha256} for each in made],
         "made_from": list(episodes),
     }
-    made.append(_beside(store, context, "manifest", f"{stem_of(context)}.manifest.json", json.dumps(content, indent=1) + "\n"))
+    made.append(_beside(store, context, "manifest", f"{context.spec.stem}.manifest.json", json.dumps(content, indent=1) + "\n"))
     context.check()
     with context.write() as session:
         rows = [artifacts.record(session, each) for each in made]

@@ -81,10 +81,9 @@ def order(rows: Ints, kept: Kept, table: FilterTable, count: Count) -> Ints:
 
 def _sample(rows: Ints, kept: Kept, table: SampleTable) -> Ints:
     number = table.lines or len(rows)
-    draws = uniform(table.seed, Draw.SAMPLE, 2 * number).reshape(2, number)
     if table.by == "reward":
-        return rows[_by_weight(weights(kept.value[rows]), draws[0])]
-    return _by_achievement(rows, kept, draws)
+        return rows[_by_weight(weights(kept.value[rows]), uniform(table.seed, Draw.SAMPLE, number))]
+    return _by_achievement(rows, kept, uniform(table.seed, Draw.SAMPLE, 2 * number).reshape(2, number))
 
 
 def weights(values: Floats) -> Floats:

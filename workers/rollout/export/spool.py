@@ -57,6 +57,10 @@ class Spool:
         """The rows that are here, ascending. Ask when all are written."""
         return ints(self._row)
 
+    def bytes(self, rows: Ints) -> int:
+        """How much these lines take together."""
+        return int(ints(self._length)[self._places(rows)].sum())
+
     def tokens(self, rows: Ints) -> Ints:
         """Most tokens of each line."""
         return ints(self._tokens)[self._places(rows)]

@@ -45,7 +45,7 @@ def run(context: StepContext) -> dict[str, Any]:
         if not len(rows):
             raise StepFailed(why.no_line(table, tally, seen, len(chosen), count, spool))
         sides = _sides(rows, kept, chosen, table)
-        names = split.files(table, files.stem_of(context))
+        names = split.files(table, context.spec.stem)
         if not len(spool):
             maker.make(np.unique(rows), spool, partial(_place, sides, names))
         pulse.reach(len(chosen), len(chosen))

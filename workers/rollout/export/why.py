@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.specs import FilterTable
+from app.specs.filter import SampleTable
 from workers.rollout.export import order, turns
 from workers.rollout.export.spool import Spool
 from workers.rollout.selection import Tally
@@ -49,4 +50,6 @@ def _value(table: FilterTable, key: str) -> str:
     value: Any = table
     for name in key.split("."):
         value = getattr(value, name)
+    if isinstance(value, SampleTable):
+        return value.by
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

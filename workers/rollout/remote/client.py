@@ -66,6 +66,8 @@ class TaskApp:
         except httpx.HTTPError as error:
             return _why(error)
         self._refuse(answer)
+        if answer.status_code in MISFITS:
+            raise TaskAppRefused(f"what answers at {self.url} is no task app: it answered /health with {answer.status_code}")
         return None if answer.status_code == 200 else f"status {answer.status_code}"
 
     async def rollout(self, body: Mapping[str, Any], *, limit_s: float) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def read(body: bytes) -> Ask:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body, parse_constant=_no_constant)
+        value = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_each_once)
     except RecursionError:
         _refuse("", "the body is nested too deep")
     except UnicodeDecodeError:
@@ -100,6 +100,14 @@ def _parse(body: bytes) -> dict[str, Any]:
     faults = [(".".join(map(str, path))[:200], message) for path, message in storable(value)]
     if faults:
         raise BadBody(faults[:20])
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it gives the key {cut(next(name for name in names if names.count(name) > 1))} twice in one object")
     return value
 
 

@@ -1,12 +1,22 @@
 # ruff: noqa: E501
-"""Files of specs that cannot be right, each with one thing wrong, and the sentence that each gets.
+"""What `synthq config check` says to specs that cannot be right: ``python -m benchmarks.bad_specs [> docs/bad-specs.md]``.
 
-Used by the tests, and by what shows to people how synthq answers bad input.
+Writes one file after another, each with one thing wrong, gives it to the real command line, and prints a Markdown table of what
+came back. Exits 1 when an answer is not the one that is foreseen here, word for word. The tests hold the same sentences.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
+
+from benchmarks.bad_data import AT_ONCE, REPOSITORY, cell
+from benchmarks.system import scratch
+
+COMMAND = "python -m benchmarks.bad_specs"
 
 
 class BadSpec(NamedTuple):
@@ -73,8 +83,8 @@ BAD_SPECS = (
     ),
     BadSpec(
         "the same file twice",
-        '[filter]\n[split]\ntrain_file = "a.jsonl"\nval_file = "a.jsonl"\n',
-        '4: split.val_file: "a.jsonl" is train_file as well; two files need two names',
+        '[filter]\n[split]\nenabled = true\ntrain_file = "a.jsonl"\nval_file = "a.jsonl"\n',
+        '5: split.val_file: "a.jsonl" is the name of another file of this job; give it another name',
     ),
     BadSpec(
         "a validation share of all",
@@ -284,3 +294,52 @@ BAD_SPECS = (
         '3: eval.judge: eval scores by achievements and runs no judges; remove the key (it is "my_module:score")',
     ),
 )
+
+
+def ask(spec: BadSpec, folder: Path, number: int) -> str:
+    """What the command line tells of one file, without the file's name."""
+    file = folder / f"{number}.toml"
+    file.write_text(spec.text)
+    command = [sys.executable, "-m", "cli.main", "config", "check", str(file)]
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    heading, _, told = ran.stderr.partition("\n")
+    if ran.returncode != 2 or ran.stdout or heading != "Error: 1 problem in the spec:":
+        return f"exit code {ran.returncode}: {ran.stdout}{ran.stderr}"
+    return told.strip().removeprefix(f"{file}:").removeprefix(" ")
+
+
+def page(answers: list[str]) -> str:
+    """The whole page."""
+    rows = [
+        f"| {spec.name} | `{cell(spec.text.strip().replace(chr(10), '; '))}` | {cell(said)} |"
+        for spec, said in zip(BAD_SPECS, answers, strict=True)
+    ]
+    parts = [
+        "# Bad specs, and what `synthq config check` says to them",
+        "",
+        f"    {COMMAND} > docs/bad-specs.md",
+        "",
+        f"That command writes each of these {len(answers)} files and gives it to the real command line. It fails when the exit code is",
+        "not 2, when anything is on stdout, or when the one problem is told in other words. The number is that of the file's line;",
+        "`;` stands between lines here.",
+        "",
+        "| given | the file | line, key and sentence |",
+        "| --- | --- | --- |",
+        *rows,
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def main() -> int:
+    """Print the page; tell what did not hold."""
+    with scratch() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(pool.map(lambda each: ask(each[1], folder, each[0]), enumerate(BAD_SPECS)))
+    print(page(answers), end="")
+    broken = [(spec, said) for spec, said in zip(BAD_SPECS, answers, strict=True) if said != spec.said]
+    for spec, said in broken:
+        print(f"{spec.name}: {said!r}, not {spec.said!r}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
