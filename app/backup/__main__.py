@@ -60,6 +60,8 @@ def _restore(given: argparse.Namespace) -> int:
     out("✓ " + _sentence(done))
     if done["kept"]:
         out(f"  the store that was here is now {done['kept']}")
+    for path in done["damaged"]:
+        say(f"the backup's bytes of {path} are not those that its row tells of; they were not restored")
     if done["unfinished_jobs"]:
         out(
             f"  {counted(done['unfinished_jobs'], 'job')} had not ended and will go on at the next `synthq up`; "

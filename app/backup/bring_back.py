@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from app.settings import get_settings
 from app.store import workers
 from app.transfer import source as sources
 from app.transfer import tables
+from app.transfer.files import is_its_own
 from app.transfer.scratch import migrate_to, scratch_engine
 
 OF_PROCESSES: Final = ("worker", "leader")
@@ -42,8 +44,21 @@ def restore(path: Path, *, replace: bool) -> dict[str, Any]:
         if here:
             _check_quiet()
             _check_room(replace)
-        done = _into_sqlite(backup, here=here) if _is_sqlite() else _into_postgres(backup)
-        return {**done, "artifacts": _bring_artifacts(backup), "from": str(path)}
+        found = _into_sqlite(backup, here=here) if _is_sqlite() else _into_postgres(backup)
+        fit, unfit = _bring_artifacts(backup, found.files)
+        about = {"into": db.safe_url(), "kept": found.kept, "artifacts": fit, "damaged": unfit, "from": str(path)}
+        return {**found.counts, **about}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Found:
+    """What the backup's database holds."""
+
+    counts: dict[str, int]
+    files: frozenset[tuple[str, str, int]]
+    """Path, sha256 and size of every artifact's file, as the rows tell of it."""
+    kept: str | None = None
+    """Where the store that was here is now."""
 
 
 def _is_sqlite() -> bool:
@@ -88,19 +103,19 @@ def _settle(connection: Connection) -> dict[str, int]:
 # -- SQLite ------------------------------------------------------------------------------------------------------------------
 
 
-def _into_sqlite(backup: Reader, *, here: bool) -> dict[str, Any]:
+def _into_sqlite(backup: Reader, *, here: bool) -> _Found:
     target = Path(make_url(get_settings().database).database or "").expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".synthq-restore-", dir=target.parent) as folder:
         draft = Path(folder) / target.name
-        counts = _prepare(backup, draft)
+        found = _prepare(backup, draft)
         db.dispose()
-        kept = _set_aside(target) if here else None
+        found.kept = str(_set_aside(target)) if here else None
         draft.replace(target)
-    return {**counts, "into": db.safe_url(), "kept": str(kept) if kept else None}
+    return found
 
 
-def _prepare(backup: Reader, draft: Path) -> dict[str, int]:
+def _prepare(backup: Reader, draft: Path) -> _Found:
     """The backup's database as a file of this version."""
     backup.extract(backup.database, draft)
     try:
@@ -110,7 +125,7 @@ def _prepare(backup: Reader, draft: Path) -> dict[str, int]:
             if found not in sources.known_revisions():
                 raise BadSource(f"{backup.path} is of revision {found}, which this synthq does not know; use a newer synthq")
             migrate_to(connection)
-            return _settle(connection)
+            return _Found(counts=_settle(connection), files=_files(connection))
     except DatabaseError as error:
         raise BadSource(f"{backup.path} holds a database that cannot be read ({error.orig})") from error
 
@@ -135,17 +150,17 @@ def _set_aside(target: Path) -> Path:
 # -- Postgres ----------------------------------------------------------------------------------------------------------------
 
 
-def _into_postgres(backup: Reader) -> dict[str, Any]:
+def _into_postgres(backup: Reader) -> _Found:
     migrate.upgrade()
     with tempfile.TemporaryDirectory(prefix="synthq-restore-") as folder:
         draft = Path(folder) / parts.DATABASE
-        counts = _prepare(backup, draft)
+        found = _prepare(backup, draft)
         with scratch_engine(draft) as engine, engine.connect() as source, db.writing() as session:
             target = session.connection()
             target.execute(text(f"TRUNCATE {', '.join(tables.all_tables())}"))
             copy_rows(tables.Reader(source), target)
             _count_on(target)
-    return {**counts, "into": db.safe_url(), "kept": None}
+    return found
 
 
 def _count_on(target: Connection) -> None:
@@ -156,12 +171,25 @@ def _count_on(target: Connection) -> None:
 # -- artifacts ---------------------------------------------------------------------------------------------------------------
 
 
-def _bring_artifacts(backup: Reader) -> int:
-    """Put the artifacts' bytes below the artifact root; gives how many."""
+def _files(connection: Connection) -> frozenset[tuple[str, str, int]]:
+    return frozenset(
+        (row["path"], row["sha256"], row["bytes"]) for row in tables.Reader(connection).rows("artifact") if is_its_own(row)
+    )
+
+
+def _bring_artifacts(backup: Reader, files: frozenset[tuple[str, str, int]]) -> tuple[int, list[str]]:
+    """Put the artifacts' bytes below the artifact root; gives how many, and the parts that are no artifact's bytes.
+
+    Those stay in the backup: what is under that name now may be whole.
+    """
+    unfit = []
     with meter("artifacts", len(backup.artifacts)) as tick, tempfile.TemporaryDirectory(prefix="synthq-artifact-") as folder:
         for part in backup.artifacts:
-            local = Path(folder) / "bytes"
-            backup.extract(part, local)
-            artifacts.put(local, part.name.removeprefix(parts.ARTIFACTS))
+            path, local = part.name.removeprefix(parts.ARTIFACTS), Path(folder) / "bytes"
+            if (path, part.sha256, part.bytes) in files:
+                backup.extract(part, local)
+                artifacts.put(local, path)
+            else:
+                unfit.append(path)
             tick(1)
-    return len(backup.artifacts)
+    return len(backup.artifacts) - len(unfit), unfit

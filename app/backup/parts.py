@@ -8,6 +8,7 @@ import os
 import shutil
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 from uuid import uuid4
 
-from app.artifacts import CHUNK_BYTES
+from app.artifacts import CHUNK_BYTES, clean_name
 from app.command_line import Tick, no_tick
-from app.errors import BadSource, Conflict, SourceNotFound
+from app.errors import BadFlag, BadSource, Conflict, SourceNotFound, cut
 
 FORM: Final = 1
 """Version of the form of a backup."""
@@ -64,7 +65,14 @@ class Writer:
 
 @contextmanager
 def created(path: Path, *, overwrite: bool) -> Iterator[Writer]:
-    """A new backup under ``path``, there whole when the block has ended, and not at all when it raises."""
+    """A new backup under ``path``, there whole when the block has ended, and not at all when it raises.
+
+    Raises Conflict for a file that is there, and BadFlag where none can be.
+    """
+    if path.is_dir():
+        raise BadFlag(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise BadFlag(f"there is no folder {path.parent} for the backup; make it, or name a file in one that is there")
     if path.exists() and not overwrite:
         raise Conflict(f"{path} is there already; --overwrite takes its place")
     draft = path.with_name(f".{path.name}.{uuid4().hex}")
@@ -153,10 +161,28 @@ def _reader(path: Path, file: zipfile.ZipFile) -> Reader:
         manifest = json.loads(file.read(MANIFEST))
         parts = tuple(Part(**each) for each in manifest["parts"])
         form = manifest["form"]
+        names = [str(part.name) for part in parts]
     except (KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise BadSource(f"{path} is a zip file and no backup: it has no manifest that can be read ({error})") from error
     if form != FORM:
         raise BadSource(f"{path} is a backup of the form {form}, and this synthq reads {FORM}; use a newer synthq")
-    if [part.name for part in parts].count(DATABASE) != 1:
-        raise BadSource(f"{path} is no whole backup: its manifest tells of no {DATABASE}")
+    _check_names(path, names, file.namelist())
     return Reader(path=path, zip=file, manifest=manifest, parts=parts)
+
+
+def _check_names(path: Path, names: list[str], stored: list[str]) -> None:
+    """Raise BadSource unless every part has a name of its own, and one that stays below where it is put."""
+    if DATABASE not in names:
+        raise BadSource(f"{path} is no whole backup: its manifest tells of no {DATABASE}")
+    for name in names:
+        inner = name.removeprefix(ARTIFACTS).split("/")
+        clean = name.startswith(ARTIFACTS) and len(inner) == 2 and all(each == clean_name(each) for each in inner)
+        if name != DATABASE and not clean:
+            raise BadSource(
+                f"{path} is no backup that synthq made: it has a part named {cut(name)}, "
+                f"and a part is {DATABASE} or {ARTIFACTS}FOLDER/FILE"
+            )
+    for listed, where in ((names, "its manifest"), (stored, "the zip file")):
+        twice = next((name for name, count in Counter(listed).items() if count > 1), None)
+        if twice is not None:
+            raise BadSource(f"{path} is no whole backup: {where} has the part {cut(twice)} more than once")

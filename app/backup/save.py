@@ -16,10 +16,11 @@ from sqlalchemy import Connection, make_url
 from app import artifacts, db
 from app.backup import parts
 from app.command_line import Tick, meter
-from app.errors import ArtifactNotFound
+from app.errors import ArtifactDamaged, ArtifactNotFound
 from app.models import Artifact
 from app.settings import get_settings
 from app.transfer import tables
+from app.transfer.files import as_artifact
 from app.transfer.scratch import migrate_to, scratch_engine
 from app.transfer.source import check_target
 
@@ -102,25 +103,18 @@ def _counts(path: Path) -> dict[str, int]:
 def _artifacts(path: Path) -> list[Artifact]:
     with scratch_engine(path) as engine, engine.connect() as connection:
         rows = tables.Reader(connection).rows("artifact", order=("path",))
-        return [Artifact(**{**row, "parents": [], "data": {}}) for row in rows]
+        return [as_artifact(row) for row in rows]
 
 
 def _add_artifacts(writer: parts.Writer, rows: list[Artifact]) -> list[str]:
-    """Write the bytes of artifacts, each path once; gives those whose bytes are gone or are not theirs."""
+    """Write the bytes of artifacts, each path once; gives those whose bytes are gone or are not theirs: no part has such bytes."""
     missing, paths = [], {row.path: row for row in rows}
     with meter("artifacts", len(paths)) as tick:
         for row in paths.values():
             try:
-                with artifacts.open_artifact(row) as stream:
-                    if _same(writer, row, stream):
-                        tick(1)
-                        continue
-            except ArtifactNotFound:
-                pass
-            missing.append(row.id)
+                with artifacts.open_artifact(row, verify=True) as stream:
+                    writer.add(f"{parts.ARTIFACTS}{row.path}", stream)
+            except (ArtifactNotFound, ArtifactDamaged):
+                missing.append(row.id)
+            tick(1)
     return missing
-
-
-def _same(writer: parts.Writer, row: Artifact, stream: Any) -> bool:
-    part = writer.add(f"{parts.ARTIFACTS}{row.path}", stream)
-    return (part.bytes, part.sha256) == (row.bytes, row.sha256)

@@ -228,7 +228,7 @@ def test_nothing_is_made_up_for_an_answer(server: StandIn, answer: Answer, said:
     assert len(server.asked) == 1
 
 
-NO_CHOICE = (b"<html>", b"", b"[]", b"[" * 9000, {"choices": []}, {"choices": [{}]}, {"choices": None})
+NO_CHOICE = (b"<html>", b"", b"[]", b"[" * 9000, b"[" * 700 + b"]" * 700, {"choices": []}, {"choices": [{}]}, {"choices": None})
 
 
 @pytest.mark.parametrize("body", NO_CHOICE)
@@ -241,6 +241,59 @@ def test_an_answer_without_a_choice_is_asked_for_again_and_then_recorded(server:
     assert reply.notes["usage"]["estimated"]
     assert outcome(reply) is Outcome.ENGINE_ERROR
     assert len(server.asked) == 5
+
+
+UNSTORABLE = (
+    (text("go \ud800 left"), "half a surrogate pair", {"text": "go \\ud800 left", "tool_calls": []}),
+    (text("go\x00left"), "a NUL character", {"text": "go\\u0000left", "tool_calls": []}),
+    (
+        calls(arguments='{"actions": ["do\udfff"]}'),
+        "half a surrogate pair",
+        {"text": "", "tool_calls": [{"name": "interact_many", "arguments": '{"actions": ["do\\udfff"]}'}]},
+    ),
+    (
+        calls("do", name="\x00"),
+        "a NUL character",
+        {"text": "", "tool_calls": [{"name": "\\u0000", "arguments": '{"actions": ["do"]}'}]},
+    ),
+)
+
+
+@pytest.mark.parametrize(("answer", "why", "kept"), UNSTORABLE)
+def test_a_reply_that_no_database_keeps_is_kept_written_out(
+    server: StandIn, answer: Answer, why: str, kept: dict[str, Any]
+) -> None:
+    server.then(answer)
+    reply = ask(teacher(server))
+    assert (reply.text, reply.tool_calls, reply.finish) == ("", (), "error")
+    assert reply.notes["error"] == f"the reply cannot be stored: it has {why}"
+    assert reply.notes["unstorable"] == kept
+    assert outcome(reply) is Outcome.ENGINE_ERROR
+
+
+def test_what_is_told_beside_a_reply_never_spoils_it(server: StandIn) -> None:
+    server.then(calls("do", finish="\udc00"))
+    assert ask(teacher(server)).notes["finish_reason"] == "\\udc00"
+    server.then(message({"content": "do \U0001f600", "refusal": "\ud800", "reasoning": "a\x00b"}))
+    reply = ask(teacher(server))
+    assert (reply.text, reply.finish) == ("do \U0001f600", "stop")
+    assert [reply.notes[note] for note in ("refusal", "reasoning")] == ["\\ud800", "a\\u0000b"]
+
+
+@pytest.mark.parametrize("told", [10**25, 2**63, -1, 800.5, "800", True])
+def test_usage_that_cannot_be_right_counts_as_missing(server: StandIn, told: Any) -> None:
+    server.then(calls("do", usage={"prompt_tokens": told, "completion_tokens": 20}))
+    used = ask(teacher(server)).notes["usage"]
+    assert 4000 < used["input_tokens"] < 12_000, "as much as was set aside"
+    assert used["output_tokens"] == 20
+    assert used["estimated"] is True
+    assert used["disbelieved"] == {"prompt_tokens": repr(told)}
+
+
+def test_usage_that_is_merely_high_is_charged(server: StandIn) -> None:
+    server.then(calls("do", usage=(90_000, 20)))
+    used = ask(teacher(server)).notes["usage"]
+    assert used == {"input_tokens": 90_000, "output_tokens": 20, "estimated": False}
 
 
 def test_an_error_under_a_status_of_success_is_an_error(server: StandIn) -> None:

@@ -16,7 +16,7 @@ import pytest
 from core.kit import job, job_events, submit_eval, until, use_settings
 from core.kit import submit as submit_job
 from play_kit import episode, episodes, finish, frame_rows, play_steps, retry, turn_rows, work
-from stand_in import KEY, Asked, StandIn, calls, status, text
+from stand_in import KEY, Answer, Asked, StandIn, calls, message, status, text
 
 from app import artifacts, db, lifecycle, specs
 from app.models import Job, Spend
@@ -150,6 +150,30 @@ def test_an_answer_that_cannot_be_used_is_a_turn_of_its_own() -> None:
     first, second, *_ = turn_rows(episode(job_id).id)
     assert (first.outcome, second.outcome, second.actions) == ("ok", "engine_error", ["noop"])
     assert second.detail == 'the engine gave no usable reply: "the endpoint\'s content filter stopped the reply"'
+
+
+@pytest.mark.parametrize("reply_format", ["tool_call", "text"])
+def test_odd_answers_are_turns_and_never_end_an_episode(own_home: Path, store: str, reply_format: str) -> None:
+    odd = [
+        text("half \ud800"),
+        text("nul \x00"),
+        calls(arguments='{"actions": ["\udfff"]}'),
+        calls(arguments='{"\\ud800": 1}'),
+        calls(arguments="\x00"),
+        calls("do", name="\ud800"),
+        message({"content": "do", "refusal": "\x00", "reasoning": "\ud800"}, finish="\x00"),
+        calls("do", usage=(10**25, -1)),
+        Answer(body={"model": "\ud800", "choices": [{"message": {"content": "do"}}], "usage": {"total_tokens": float("nan")}}),
+    ]
+    with StandIn(tools=reply_format == "tool_call") as server:
+        server.then(*odd)
+        job_id = submit(server, max_turns=len(odd), reply_format=reply_format, budget={"max_usd": 100.0, **PRICES})
+        played(job_id)
+    turns = turn_rows(episode(job_id).id)
+    assert [turn.index for turn in turns] == list(range(len(odd)))
+    assert [turn.outcome == "engine_error" for turn in turns] == [True, True, True, False, True, True, False, False, False]
+    assert turns[0].detail == "the engine gave no usable reply: 'the reply cannot be stored: it has half a surrogate pair'"
+    assert spend(job_id).requests == len(odd)
 
 
 # What ends an episode, and what ends more.

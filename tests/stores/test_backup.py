@@ -22,7 +22,7 @@ from app.backup import __main__ as verbs
 from app.backup.bring_back import restore
 from app.backup.save import save
 from app.claims import claim, release_expired
-from app.errors import BadSource, Conflict, SourceNotFound, StoreUnavailable
+from app.errors import BadFlag, BadSource, Conflict, SourceNotFound, StoreUnavailable
 from app.models import Queue
 from app.settings import get_settings
 from app.store import events
@@ -279,6 +279,106 @@ def test_an_artifact_whose_bytes_are_gone_is_told(store: str, own_home: Path, ot
     shutil.rmtree(get_settings().artifacts)
     manifest = save(own_home / "saved.backup", with_artifacts=True, overwrite=False)
     assert len(manifest["missing"]) == counts()["artifact"] > 0
+
+
+def stored_file(home: Home) -> Path:
+    """The file of an artifact of the present store, which the home's jobs came into."""
+    with home.sql() as there:
+        (path,) = there.execute("SELECT path FROM artifact ORDER BY id LIMIT 1").fetchone()
+    return Path(get_settings().artifacts) / path
+
+
+def test_damaged_bytes_of_an_artifact_do_not_go_into_a_backup(store: str, own_home: Path, other: Home) -> None:
+    brought(other.db)
+    stored_file(other).write_bytes(b"spoiled")
+    saved = own_home / "saved.backup"
+    assert len(save(saved, with_artifacts=True, overwrite=False)["missing"]) == 1
+    with zipfile.ZipFile(saved) as file:
+        names = file.namelist()
+    assert not [name for name in names if name.endswith(stored_file(other).name)]
+    assert len([name for name in names if name.startswith("artifacts/")]) == counts()["artifact"] - 1 > 0
+
+
+def add_part(path: Path, name: str, data: bytes, *, times: int = 1) -> None:
+    """Put one more part into a backup, listed with its right hash; a part of that name is replaced."""
+    with zipfile.ZipFile(path) as file:
+        held = {each: file.read(each) for each in file.namelist() if each != name}
+    manifest = json.loads(held.pop("manifest.json"))
+    part = {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest["parts"] = [each for each in manifest["parts"] if each["name"] != name] + [part] * times
+    with zipfile.ZipFile(path, "w") as file:
+        for each, content in {**held, name: data}.items():
+            file.writestr(each, content)
+        file.writestr("manifest.json", json.dumps(manifest))
+
+
+def test_an_intact_file_is_not_overwritten_with_damaged_bytes_of_a_backup(
+    store: str, own_home: Path, other: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    brought(other.db)
+    saved = own_home / "saved.backup"
+    save(saved, with_artifacts=True, overwrite=False)
+    here = stored_file(other)
+    intact, path = here.read_bytes(), f"{here.parent.name}/{here.name}"
+    add_part(saved, f"artifacts/{path}", b"spoiled")
+    assert verbs.main(["restore", "--replace", str(saved)]) == 0
+    assert here.read_bytes() == intact
+    assert f"the backup's bytes of {path} are not those that its row tells of" in capsys.readouterr().err
+    assert restore(saved, replace=True)["damaged"] == [path]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "artifacts/../../../../x",
+        "artifacts/../x",
+        "artifacts/job_1/../../x",
+        "artifacts//etc/x",
+        "artifacts//x",
+        "artifacts/job_1",
+        "artifacts/job_1/a/b",
+        "artifacts/job_1\\..\\..\\x",
+        "artifacts/C:/x",
+        "artifacts/job_1/.hidden",
+        "/etc/x",
+        "../x",
+        "C:\\x",
+        "x",
+    ],
+)
+def test_a_part_whose_name_leads_elsewhere_is_refused_before_anything_is_touched(
+    sqlite_store: str, own_home: Path, name: str
+) -> None:
+    submit_noop()
+    saved = own_home / "saved.backup"
+    save(saved, with_artifacts=True, overwrite=False)
+    add_part(saved, name, b"planted")
+    before, around = sums(), sorted(own_home.parent.rglob("*"))
+    with pytest.raises(BadSource, match="it has a part named .*, and a part is store.db or artifacts/FOLDER/FILE"):
+        restore(saved, replace=True)
+    assert sums() == before
+    assert sorted(own_home.parent.rglob("*")) == around
+
+
+def test_a_part_that_is_listed_or_stored_twice_is_refused(sqlite_store: str, own_home: Path) -> None:
+    submit_noop()
+    saved = own_home / "saved.backup"
+    save(saved, with_artifacts=False, overwrite=False)
+    listed = shutil.copy(saved, own_home / "listed.backup")
+    add_part(listed, "artifacts/job_1/x", b"x", times=2)
+    with pytest.raises(BadSource, match="its manifest has the part 'artifacts/job_1/x' more than once"):
+        restore(listed, replace=True)
+    with zipfile.ZipFile(saved, "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("store.db", b"another database")
+    with pytest.raises(BadSource, match=r"the zip file has the part 'store.db' more than once"):
+        restore(saved, replace=True)
+
+
+def test_a_backup_where_none_can_be_is_refused_by_the_name_that_was_given(sqlite_store: str, own_home: Path) -> None:
+    with pytest.raises(BadFlag, match=rf"there is no folder {own_home}/nodir for the backup"):
+        save(own_home / "nodir" / "x", with_artifacts=False, overwrite=False)
+    with pytest.raises(BadFlag, match=rf"{own_home} is a folder; name a file in it"):
+        save(own_home, with_artifacts=False, overwrite=True)
 
 
 def test_the_verbs_tell_what_they_did(store: str, own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from app.errors import InvalidInput
 from app.records import Reply, ToolCall
@@ -12,6 +13,11 @@ from workers.rollout import prompts
 
 CUT_SHORT = "length"
 FILTERED = "content_filter"
+FAR: Final = 100
+"""So many times the most that a request could take is no count of its tokens, but a mistake."""
+SHOWN_CHARS: Final = 40
+_COUNTS: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
+_UNSTORABLE: Final = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def fault(value: Any) -> str | None:
@@ -29,41 +35,73 @@ def fault(value: Any) -> str | None:
 def usage(value: Any, most: Tokens) -> tuple[Tokens, bool]:
     """The tokens that an answer says it took, and whether one of the two is missing and taken from ``most`` instead.
 
-    Some servers leave the tokens of thinking out of the reply's and have them in the total alone.
+    A figure that cannot be right (see ``disbelieved``) is missing. Some servers leave the tokens of thinking out of the reply's
+    and have them in the total alone.
     """
-    told = value.get("usage") if isinstance(value, dict) else None
-    found = told if isinstance(told, dict) else {}
-    prompt, reply, total = (_count(found.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    found = _told(value)
+    prompt, reply, total = (_count(found.get(name), most) for name in _COUNTS)
     if prompt is not None and reply is not None and total is not None:
         reply = max(reply, total - prompt)
     used = Tokens(input=most.input if prompt is None else prompt, output=most.output if reply is None else reply)
     return used, prompt is None or reply is None
 
 
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def disbelieved(value: Any, most: Tokens) -> dict[str, str]:
+    """The figures of an answer's usage that were not charged: negative, not whole, or ``FAR`` above what was set aside."""
+    found = {name: told for name in _COUNTS if (told := _told(value).get(name)) is not None}
+    return {name: storable(repr(told)[:SHOWN_CHARS]) for name, told in found.items() if _count(told, most) is None}
+
+
+def _told(value: Any) -> dict[str, Any]:
+    told = value.get("usage") if isinstance(value, dict) else None
+    return told if isinstance(told, dict) else {}
+
+
+def _count(value: object, most: Tokens) -> int | None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= FAR * most.total else None
+
+
+def storable(text: str) -> str:
+    """A text with what no database keeps, NUL and halves of surrogate pairs, written out as ``\\u0000`` and ``\\ud800``."""
+    return _UNSTORABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def read(value: Mapping[str, Any], version: str) -> tuple[Reply, dict[str, Any]]:
     """The reply of an answer without ``fault``, word for word, and what else is told of it."""
     choice = value["choices"][0]
     message, reason = choice["message"], choice.get("finish_reason")
-    notes: dict[str, Any] = {"finish_reason": reason if isinstance(reason, str) else None}
+    notes: dict[str, Any] = {"finish_reason": storable(reason) if isinstance(reason, str) else None}
     for note, names in {"refusal": ("refusal",), "reasoning": ("reasoning_content", "reasoning")}.items():
         said = next((message[name] for name in names if isinstance(message.get(name), str) and message[name]), None)
         if said is not None:
-            notes[note] = said
+            notes[note] = storable(said)
     try:
         said = prompts.reply_from_openai({"role": "assistant", **message})
         calls = said.tool_calls or _legacy_call(message.get("function_call"))
     except InvalidInput as problem:
         return Reply(finish="error", policy_version=version), {**notes, "error": f"the answer cannot be read: {problem}"}
+    if bad := _unstorable(said.text, calls):
+        notes["unstorable"] = {
+            "text": storable(said.text),
+            "tool_calls": [{"name": storable(call.name), "arguments": storable(call.arguments)} for call in calls],
+        }
+        return Reply(finish="error", policy_version=version), {**notes, "error": f"the reply cannot be stored: it has {bad}"}
     if reason == FILTERED:
         notes["error"] = "the endpoint's content filter stopped the reply"
     elif reason == "error":
         notes["error"] = "the endpoint says that it failed in the middle of the reply"
     finish: Literal["stop", "length", "error"] = "error" if "error" in notes else "length" if reason == CUT_SHORT else "stop"
     return Reply(text=said.text, tool_calls=calls, finish=finish, policy_version=version), notes
+
+
+def _unstorable(text: str, calls: tuple[ToolCall, ...]) -> str | None:
+    """What a reply has that is no text for a database; None when all of it can be kept."""
+    found = _UNSTORABLE.search("".join((text, *(part for call in calls for part in (call.name, call.arguments)))))
+    if found is None:
+        return None
+    return "a NUL character" if found[0] == "\0" else "half a surrogate pair"
 
 
 def _legacy_call(call: Any) -> tuple[ToolCall, ...]:

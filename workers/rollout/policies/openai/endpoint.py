@@ -80,7 +80,7 @@ class Endpoint:
             raise Broken(self._told(error)) from None
         text = raw.decode("utf-8", errors="replace")
         headers = {name.lower(): self._hide(value) for name, value in response.headers.items()}
-        return Answered(status=response.status_code, headers=headers, value=self._scrub(_json(text)), text=self.words(text))
+        return Answered(status=response.status_code, headers=headers, value=self._read(text), text=self.words(text))
 
     def words(self, text: str) -> str:
         """A server's words without the key, also where only parts of it are left."""
@@ -108,6 +108,13 @@ class Endpoint:
         for form in {self._key, quote(self._key, safe="")} if self._key else ():
             text = text.replace(form, HIDDEN)
         return text
+
+    def _read(self, text: str) -> Any:
+        """What a JSON text says, without the key; None when it is not JSON, or nested deeper than can be read."""
+        try:
+            return self._scrub(json.loads(text))
+        except (ValueError, RecursionError):
+            return None
 
     def _scrub(self, value: Any) -> Any:
         """A JSON value without the key in any of its texts."""
@@ -174,10 +181,3 @@ async def _limited(response: httpx.Response) -> bytes:
         if len(raw) > MOST_BYTES:
             raise httpx.ReadError(f"the answer is longer than {MOST_BYTES} bytes, the most that is read")
     return bytes(raw)
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

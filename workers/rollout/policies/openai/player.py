@@ -111,7 +111,7 @@ class OpenAI:
             tool_calls=said.tool_calls,
             finish=said.finish,
             policy_version=self.version,
-            notes={**notes, **self._told(found), **learned},
+            notes={**notes, **self._told(found, most), **learned},
         )
 
     def _body(self, request: Request) -> Body:
@@ -140,12 +140,18 @@ class OpenAI:
         text = ",".join(map(str, (*self._key, turn, attempt))).encode()
         return int.from_bytes(blake2b(text, digest_size=4, person=b"synthq-openai").digest(), "little") >> 1
 
-    def _told(self, found: Answer) -> dict[str, Any]:
+    def _told(self, found: Answer, most: Tokens) -> dict[str, Any]:
         """What a reply's notes tell of how it was had."""
         served = found.value.get("model") if found.value else None
+        wrong = answer.disbelieved(found.value, most)
         return {
-            "model": served if isinstance(served, str) else None,
-            "usage": {"input_tokens": found.used.input, "output_tokens": found.used.output, "estimated": found.estimated},
+            "model": answer.storable(served) if isinstance(served, str) else None,
+            "usage": {
+                "input_tokens": found.used.input,
+                "output_tokens": found.used.output,
+                "estimated": found.estimated,
+                **({"disbelieved": wrong} if wrong else {}),
+            },
             "usd": self._usd(found.used),
             "attempts": found.attempts,
             "latency_ms": round(found.latency_ms, 3),
