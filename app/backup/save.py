@@ -107,7 +107,7 @@ def _artifacts(path: Path) -> list[Artifact]:
 
 
 def _add_artifacts(writer: parts.Writer, rows: list[Artifact]) -> list[str]:
-    """Write the bytes of artifacts, each path once; gives those whose bytes are gone or are not theirs: no part has such bytes."""
+    """Write the bytes of artifacts, each path once; gives those whose bytes are gone or are not theirs: they are left out."""
     missing, paths = [], {row.path: row for row in rows}
     with meter("artifacts", len(paths)) as tick:
         for row in paths.values():

@@ -324,7 +324,6 @@ def test_an_intact_file_is_not_overwritten_with_damaged_bytes_of_a_backup(
     assert verbs.main(["restore", "--replace", str(saved)]) == 0
     assert here.read_bytes() == intact
     assert f"the backup's bytes of {path} are not those that its row tells of" in capsys.readouterr().err
-    assert restore(saved, replace=True)["damaged"] == [path]
 
 
 @pytest.mark.parametrize(
@@ -353,11 +352,12 @@ def test_a_part_whose_name_leads_elsewhere_is_refused_before_anything_is_touched
     saved = own_home / "saved.backup"
     save(saved, with_artifacts=True, overwrite=False)
     add_part(saved, name, b"planted")
-    before, around = sums(), sorted(own_home.parent.rglob("*"))
-    with pytest.raises(BadSource, match="it has a part named .*, and a part is store.db or artifacts/FOLDER/FILE"):
+    before, around = sums(), sorted(own_home.rglob("*"))
+    with pytest.raises(BadSource, match=r"it has a part named .*, and a part is store.db or artifacts/FOLDER/FILE"):
         restore(saved, replace=True)
     assert sums() == before
-    assert sorted(own_home.parent.rglob("*")) == around
+    assert sorted(own_home.rglob("*")) == around
+    assert not (Path(get_settings().artifacts) / name.removeprefix("artifacts/")).exists()
 
 
 def test_a_part_that_is_listed_or_stored_twice_is_refused(sqlite_store: str, own_home: Path) -> None:
