@@ -188,7 +188,8 @@ def test_a_deadline_ends_the_episode_and_a_retry_plays_it_again() -> None:
         assert ended.reason is not None
         assert ended.reason.startswith("1 of 2 episodes failed: seed 1: 127.0.0.1:")
         assert "of deadline_s = 20 are left (1 attempt, the last: HTTP 429 'slow down')" in ended.reason
-        assert {seed: row.state for (seed, _), row in episodes(job_id).items()} == {1: "failed", 2: "done"}
+        assert {seed: (row.state, row.turns) for (seed, _), row in episodes(job_id).items()} == {1: ("failed", 1), 2: ("done", 4)}
+        assert len(lines(job_id, filter_errors=False)) == 1 + 4, "the turn that was paid for can be read"
         assert retry(job_id).state == "succeeded"
     assert len(server.asked) == 2 + 4 + 4
 
@@ -206,6 +207,7 @@ def test_a_wrong_key_is_found_once_and_nobody_asks_again() -> None:
         assert all(row.state == "done" for (_, member), row in episodes(job_id).items() if member == 1), "the rule plays on"
         assert all(step.attempt == 1 for step in play_steps(job_id)), "no step is tried twice"
         assert [event.type for event in job_events(job_id)].count("play.blocked") == 1
+        assert len([event for event in job_events(job_id) if event.type == "step.failed"]) == 1, "one cause is one line"
         server.always = calls("do")
         assert retry(job_id).state == "succeeded"
     assert len(server.asked) == 1 + 8 * 4
@@ -216,10 +218,48 @@ def test_a_block_in_the_middle_keeps_what_was_paid_for() -> None:
         server.then(calls("do"), calls("do"), status(429, code="insufficient_quota"))
         job_id = submit(server)
         assert finish(job_id).state == "failed"
-        assert (episode(job_id).state, episode(job_id).turns) == ("running", 2)
+        row = episode(job_id)
+        assert (row.state, row.turns, row.length, row.ended) == ("failed", 2, 2, None)
+        assert row.error is not None
+        assert "refuses teacher: HTTP 429" in row.error
+        assert row.finished_at is not None
+        assert len(lines(job_id, filter_errors=False)) == 2
         assert retry(job_id).state == "succeeded"
     assert len(server.asked) == 5
+    after = episode(job_id)
+    assert (after.id, after.state, after.error, after.snapshot) == (row.id, "done", None, None)
+    assert [turn.index for turn in turn_rows(row.id)] == [0, 1, 2, 3]
+
+
+def test_a_block_that_comes_again_keeps_every_turn() -> None:
+    with StandIn() as server:
+        server.then(calls("do"), status(401), calls("do"), calls("do"), status(401))
+        job_id = submit(server)
+        finish(job_id)
+        assert retry(job_id).state == "failed"
+        assert [turn.index for turn in turn_rows(episode(job_id).id)] == [0, 1, 2]
+        assert (episode(job_id).state, episode(job_id).turns) == ("failed", 3)
+        assert retry(job_id).state == "succeeded"
     assert [turn.index for turn in turn_rows(episode(job_id).id)] == [0, 1, 2, 3]
+
+
+def test_an_episode_that_was_handed_back_before_a_block_can_be_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StandIn() as server, ThreadPoolExecutor(1) as pool:
+        server.then(calls("do"), calls("do", after_s=100))
+        job_id = submit(server, config={"deadline_s": 100})
+        working = pool.submit(work)
+        until(lambda: len(server.asked) == 2, 30, "the second turn is asked for")
+        drain_file().parent.mkdir(parents=True, exist_ok=True)
+        drain_file().touch()
+        working.result(20)
+        drain_file().unlink()
+        assert (episode(job_id).state, episode(job_id).turns) == ("running", 1)
+        monkeypatch.delenv(VARIABLE)
+        finish(job_id)
+    row = episode(job_id)
+    assert (row.state, row.turns) == ("failed", 1)
+    assert row.error is not None
+    assert f"the variable {VARIABLE}" in row.error
 
 
 def test_a_missing_key_ends_the_job_before_any_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,6 +270,9 @@ def test_a_missing_key_ends_the_job_before_any_request(monkeypatch: pytest.Monke
     assert ended.reason is not None
     assert f"the variable {VARIABLE} with the key for 127.0.0.1" in ended.reason
     assert episodes(ended.id) == {}
+    errors = [event.type for event in job_events(ended.id) if event.level == "error"]
+    assert errors == ["step.failed", "job.failed"], "it is told once, and once more with how many it cost"
+    assert ended.reason.startswith("4 of 4 episodes failed: ")
 
 
 # Stopping.
@@ -298,7 +341,12 @@ def test_a_spent_budget_ends_the_job_with_a_sentence_and_keeps_what_was_played()
         assert ended.summary["spent"]["capped"] is True
         line = f"{asked} requests to models: {asked * 800:,} tokens in, {asked * 20} out, ${asked * 0.0022:.4f} of $0.0500"
         assert f"{line}: the budget ended it" in show.results({"summary": ended.summary})
-        assert sum(len(turn_rows(row.id)) for row in episodes(job_id).values()) == asked
+        rows = list(episodes(job_id).values())
+        assert sum(len(turn_rows(row.id)) for row in rows) == sum(row.turns for row in rows) == asked
+        assert {row.state for row in rows} == {"failed"}
+        assert ended.summary["turns"] == ended.summary["game_steps"] == asked
+        assert ended.summary["cut_short"] == {"episodes": len(rows), "turns": asked}
+        assert len(lines(job_id, filter_errors=False, include_images=False)) == asked
         assert finish(retry(job_id).id).state == "failed"
         assert len(server.asked) == asked, "a retry does not spend more"
 
@@ -366,7 +414,7 @@ def test_the_key_is_nowhere_in_the_home_and_in_no_log(own_home: Path, caplog: py
         job_id = submit(server, seeds="1-2", episodes_per_step=2)
         finish(job_id)
     assert len(server.asked) == 5
-    assert {row.state for row in episodes(job_id).values()} == {"failed", "running"}
+    assert [(row.state, row.turns) for row in episodes(job_id).values()] == [("failed", 2)], "a block before a turn leaves no row"
     db.dispose()
     kept = {str(path): path.read_bytes() for path in own_home.rglob("*") if path.is_file()}
     assert any(name.endswith("synthq.db") and b"openai-1/teacher" in content for name, content in kept.items())

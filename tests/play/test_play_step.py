@@ -315,16 +315,18 @@ def test_a_drain_hands_the_step_back_with_a_snapshot() -> None:
     assert Counter(asked())[1, row.turns] == Counter(asked())[1, row.turns - 1]
 
 
-def test_a_cancelled_eval_stops_in_the_middle_and_a_retry_goes_on_from_there() -> None:
+def test_a_cancelled_eval_keeps_what_was_played_and_a_retry_goes_on_from_there() -> None:
     make_trouble("cancel", seed=1, turn=10)
-    with use_settings(**EACH_TURN):
-        job_id = submit()
-        assert finish(job_id).state == "cancelled"
-        row = episode(job_id)
-        assert row.state == "running"
-        assert 10 < row.turns < LONG
-        assert retry(job_id).state == "succeeded"
+    job_id = submit()
+    assert finish(job_id).state == "cancelled"
+    row = episode(job_id)
+    assert (row.state, row.error, row.ended) == ("failed", f"job {job_id} was cancelled", None)
+    assert row.finished_at is not None
+    assert 10 < row.turns < LONG
+    assert len(turn_rows(row.id)) == row.turns
+    assert retry(job_id).state == "succeeded"
     whole(job_id)
+    assert episode(job_id).id == row.id
     assert Counter(asked())[1, row.turns - 1] == 1
 
 

@@ -1,4 +1,8 @@
-"""The ``play`` step: a few episodes, one after the other, each stored whole or in segments, each under the step's fence."""
+"""The ``play`` step: a few episodes, one after the other, each stored whole or in segments, each under the step's fence.
+
+What a block or a cancel cuts short ends as ``failed`` with its turns, so that it can be read, and keeps its snapshot: a retry of
+the job goes on from there, and pays for no turn twice.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,8 @@ from typing import Any, Final, TypeVar
 
 from sqlmodel import Session, col, select
 
-from app import db
-from app.errors import BudgetSpent, StepBlocked
+from app import db, lifecycle
+from app.errors import BudgetSpent, EngineFailed, StepBlocked, StepCancelled
 from app.models import Episode, JobEvent
 from app.plots.eval import policy_of
 from app.records import EpisodeKey, Frame, Turn
@@ -40,7 +44,7 @@ def run(context: StepContext) -> dict[str, Any]:
     """Play the step's episodes, each once; those that are over already are left as they are."""
     spec: EvalSpec = context.spec
     with db.reading() as session:
-        blocked = {event.data["policy"]: event.message for event in blocks(session, context.job_id, context.job_attempt)}
+        blocked = _blocked(session, context)
     table = Table(context=context, options=PlayOptions.of(spec), blocked=blocked)
     failed = sat_down = 0
     wanted = [EpisodeKey(iteration=i, seed=s, member=m) for i, s, m in context.payload["episodes"]]
@@ -93,6 +97,19 @@ class Table:
             self.env = envs.make(self.options.env, dict(self.options.env_config))
         return self.env
 
+    def block(self, label: str, why: StepBlocked) -> bool:
+        """Tell the steps that follow that a policy is blocked; True for the first step of the attempt to find out."""
+        context = self.context
+        with context.write() as session:
+            lifecycle.lock_job(session, context.job_id)  # of two that find out at once, one tells
+            self.blocked = _blocked(session, context)
+            first = label not in self.blocked
+            if first:
+                self.blocked[label] = str(why)
+                what = {"policy": label, "attempt": context.job_attempt, "capped": isinstance(why, BudgetSpent)}
+                events.append(session, context.job_id, BLOCKED, str(why), step_id=context.step_id, data=what)
+        return first
+
     def keep_text(self, turn: Turn) -> None:
         """Store the system text of a turn if it is new."""
         text = system_text(turn)
@@ -102,16 +119,35 @@ class Table:
 
 
 def _seated(table: Table, seat: Seat, present: Episode | None) -> bool:
-    """Play one episode, and tell the steps that follow when its policy is blocked. True when it failed."""
-    context = table.context
+    """Play one episode; True when it failed. What blocks its policy fails the step that finds out first, and no other."""
     if seat.label in table.blocked:
-        raise StepBlocked(table.blocked[seat.label])
+        _cut_short(table, seat, table.blocked[seat.label])
+        return True
     try:
         return _one(table, seat, present)
-    except StepBlocked as why:
-        what = {"policy": seat.label, "attempt": context.job_attempt, "capped": isinstance(why, BudgetSpent)}
-        context.log(str(why), "error", type=BLOCKED, **what)
+    except StepCancelled as why:
+        _cut_short(table, seat, str(why))
         raise
+    except StepBlocked as why:
+        first = table.block(seat.label, why)
+        _cut_short(table, seat, table.blocked[seat.label])
+        if first:
+            raise
+        return True
+
+
+def _cut_short(table: Table, seat: Seat, why: str) -> None:
+    """End an episode that stands at a snapshot, if it does: what was played can be read, and a retry goes on."""
+    context = table.context
+    with context.write() as session:
+        row = episodes.find(session, context.job_id, seat.key)
+        if row is not None and row.snapshot is not None:
+            row.state, row.error, row.step_id, row.finished_at = "failed", why, context.step_id, db.clock(session)
+
+
+def _blocked(session: Session, context: StepContext) -> dict[str, str]:
+    """Blocked policies of this attempt, by label, and why."""
+    return {event.data["policy"]: event.message for event in blocks(session, context.job_id, context.job_attempt)}
 
 
 def blocks(session: Session, job_id: str, attempt: int) -> list[JobEvent]:
@@ -193,18 +229,28 @@ class _Sitting:
 
     def __init__(self, table: Table, seat: Seat, present: Episode | None) -> None:
         self._table, self._seat = table, seat
-        self._resumed = present if present is not None and present.state == "running" else None
+        self._stood = present if present is not None and present.snapshot is not None else None
         self._frames: list[Frame] = []
         self._saved_at = time.monotonic()
 
     def _game(self, policy: Policy) -> Game:
         options, world = self._table.options, self._table.world()
-        if self._resumed is not None and self._resumed.snapshot is not None:
-            return Game.resume(options, policy, self._seat.key, self._resumed.snapshot, world)
-        return Game.begin(options, policy, self._seat.key, world)
+        if self._stood is None or self._stood.snapshot is None:
+            return Game.begin(options, policy, self._seat.key, world)
+        if self._stood.state == "failed":
+            self._reopen()
+        return Game.resume(options, policy, self._seat.key, self._stood.snapshot, world)
+
+    def _reopen(self) -> None:
+        """Have an episode that was cut short run again; a row that is failed would be replaced with all its turns."""
+        context = self._table.context
+        with context.write() as session:
+            row = episodes.find(session, context.job_id, self._seat.key)
+            if row is not None:
+                row.state, row.error, row.finished_at = "running", None, None
 
     async def play(self) -> None:
-        """Play to the end, storing a segment whenever one is full. On a drain or a block, store what there is and pass it on."""
+        """Play to the end, storing a segment whenever one is full. What stops the play before that passes once its turns are."""
         policy = self._policy()
         try:
             await self._turns(self._game(policy))
@@ -224,8 +270,9 @@ class _Sitting:
             try:
                 self._table.context.check()
                 turn, frame = await (game.turn() if game.policy.model is None else _watched(self._table.context, game.turn()))
-            except (Drain, StepBlocked):
-                self._save(game, "running")
+            except (Drain, EngineFailed, StepBlocked, StepCancelled):
+                if game.totals.turns:
+                    self._save(game, "running")
                 raise
             self._table.keep_text(turn)
             if frame is not None and self._table.options.keep_frames:

@@ -1,6 +1,7 @@
 """The report step of an eval: what its episodes came to, policy by policy. Nothing is played here, and nothing is guessed.
 
-Only episodes that were played to their end are scored. What failed and what is missing is told beside the scores.
+Only episodes that were played to their end are scored. What failed, what was cut short and what is missing is told beside the
+scores; the turns of all of them count in what the play took.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def run(context: StepContext) -> dict[str, Any]:
     told = {
         **_scores(spec, done),
         **_counts(spec, rows),
-        **_cost(done, seconds),
+        **_cost(rows, seconds),
         **({"spent": spent} if spent else {}),
     }
     path = context.workdir / "report.json"
@@ -117,12 +118,13 @@ def _played(policy: str, done: Sequence[Episode]) -> dict[str, Any]:
 
 
 def _counts(spec: EvalSpec, rows: Sequence[Episode]) -> dict[str, Any]:
-    """How many episodes were asked for, done, failed; which failed and why; which are missing."""
+    """How many episodes were asked for, done, failed, cut short with turns; which failed and why; which are missing."""
     plain = resolved(spec)
     states = {(row.iteration, row.seed, row.member): row.state for row in rows}
     asked = episodes_of(plain)
     missing = [key for key in asked if states.get(key) not in ("done", "failed")]
     failed = [row for row in rows if row.state == "failed"]
+    cut_short = [row.turns for row in failed if row.turns]
     return {
         "episodes": {
             "asked": len(asked),
@@ -130,6 +132,7 @@ def _counts(spec: EvalSpec, rows: Sequence[Episode]) -> dict[str, Any]:
             "failed": len(failed),
             "missing": len(missing),
         },
+        "cut_short": {"episodes": len(cut_short), "turns": sum(cut_short)},
         "errors": [
             {
                 "episode": row.id,
@@ -144,16 +147,16 @@ def _counts(spec: EvalSpec, rows: Sequence[Episode]) -> dict[str, Any]:
     }
 
 
-def _cost(done: Sequence[Episode], seconds: float) -> dict[str, Any]:
-    """What the play took: ``timings`` are milliseconds by part, summed over all turns of all workers."""
-    turns = sum(row.turns for row in done)
+def _cost(rows: Sequence[Episode], seconds: float) -> dict[str, Any]:
+    """What the play took: ``timings`` are milliseconds by part, summed over all stored turns of all workers."""
+    turns = sum(row.turns for row in rows)
     return {
         "seconds": round(seconds, 3),
-        "game_steps": sum(row.length for row in done),
+        "game_steps": sum(row.length for row in rows),
         "turns": turns,
         "turns_per_s": round(turns / seconds, 3) if seconds else None,
-        "outcomes": _summed(row.outcomes for row in done),
-        "timings": {name: round(value, 3) for name, value in _summed(row.timings for row in done).items()},
+        "outcomes": _summed(row.outcomes for row in rows),
+        "timings": {name: round(value, 3) for name, value in _summed(row.timings for row in rows).items()},
     }
 
 
