@@ -10,13 +10,28 @@ from sqlmodel import SQLModel, col
 
 from app import db
 from app.command_line import Tick
+from app.fsck.figures import Asked
 from app.fsck.findings import Check, pages
+from app.fsck.values import opened
 from app.models import ENDED, Job, JobEvent
 from app.transfer import tables
 from app.transfer.tables import Reader, Row, plain
 
-JOB: Final = ("id", "state", "event_seq", "finished_at")
-STEP: Final = ("id", "job_id", "key", "state", "owner", "lease_until", "done", "total", "finished_at")
+JOB: Final = ("id", "kind", "state", "event_seq", "finished_at", "labels", "spec", "after", "summary")
+STEP: Final = (
+    "id",
+    "job_id",
+    "key",
+    "kind",
+    "state",
+    "owner",
+    "lease_until",
+    "done",
+    "total",
+    "finished_at",
+    "payload",
+    "result",
+)
 
 
 def jobs(check: Check, tick: Tick) -> None:
@@ -25,29 +40,34 @@ def jobs(check: Check, tick: Tick) -> None:
         ids = [row["id"] for row in rows]
         steps: dict[str, list[Row]] = {}
         for step in reader.rows("step", column("job_id").in_(ids), columns=STEP, order=("id",)):
-            steps.setdefault(step["job_id"], []).append(step)
-        spans = _event_spans(reader, ids)
+            name = f"step {step['key']} ({step['id']}) of job {step['job_id']}"
+            held = opened(check, "step", step, subject=step["id"], name=name)
+            steps.setdefault(step["job_id"], []).append(held)
+        spans, played = _event_spans(reader, ids), _played(reader, ids)
         for row in rows:
-            _states(check, row, steps.get(row["id"], []))
-            _events(check, row, *spans.get(row["id"], (0, 0, 0)))
+            held = opened(check, "job", row, subject=row["id"], name=f"job {row['id']}")
+            mine = steps.get(row["id"], [])
+            _states(check, held, mine)
+            _events(check, held, *spans.get(row["id"], (0, 0, 0)))
+            _summary(check, held, mine, played.get(row["id"], {}))
         tick(len(rows))
 
 
 def _states(check: Check, job: Row, steps: list[Row]) -> None:
     ended = job["state"] in ENDED
-    if ended and job["finished_at"] is None:
+    if ended and job.get("finished_at", 0.0) is None:
         check.problem(job["id"], f"job {job['id']} has {job['state']}, and nothing says when")
     for step in steps:
         name = f"step {step['key']} ({step['id']}) of job {job['id']}"
-        if step["state"] == "running" and (not step["owner"] or step["lease_until"] is None):
+        if step["state"] == "running" and (not step["owner"] or step.get("lease_until", 0.0) is None):
             check.problem(step["id"], f"{name} is running, and no worker holds it: it has no owner or no lease")
         if ended and step["state"] not in ENDED:
             check.problem(step["id"], f"{name} is {step['state']}, and the job has {job['state']}")
         if job["state"] == "queued" and step["state"] == "running":
             check.problem(step["id"], f"{name} is running, and the job is still queued")
-        if step["state"] in ENDED and step["finished_at"] is None:
+        if step["state"] in ENDED and step.get("finished_at", 0.0) is None:
             check.problem(step["id"], f"{name} has {step['state']}, and nothing says when")
-        if step["done"] > step["total"]:
+        if "done" in step and "total" in step and step["done"] > step["total"]:
             check.problem(step["id"], f"{name} has done {step['done']} of {step['total']}")
 
 
@@ -61,10 +81,10 @@ def _event_spans(reader: Reader, ids: list[str]) -> dict[str, tuple[int, int, in
 def _events(check: Check, job: Row, count: int, first: int, last: int) -> None:
     if count and (first, last) != (1, count):
         check.problem(job["id"], f"job {job['id']} has {count} events numbered from {first} to {last}: there is a gap")
-    elif job["event_seq"] < last:
+    elif job.get("event_seq", last) < last:
         mend = partial(_set_seq, job["id"])
         check.problem(job["id"], f"job {job['id']} counts {job['event_seq']} events, and {last} are stored", mend)
-    elif job["event_seq"] > last:
+    elif job.get("event_seq", last) > last:
         check.problem(job["id"], f"job {job['id']} counts {job['event_seq']} events, and {last} are stored: the last are lost")
 
 
@@ -73,6 +93,33 @@ def _set_seq(job_id: str) -> bool:
         last = select(func.max(JobEvent.seq)).where(col(JobEvent.job_id) == job_id).scalar_subquery()
         behind = update(Job).where(col(Job.id) == job_id, col(Job.event_seq) < last)
         return session.connection().execute(behind.values(event_seq=last)).rowcount == 1
+
+
+def _played(reader: Reader, ids: list[str]) -> dict[str, dict[str, int]]:
+    """Episodes of each job by their state."""
+    query: Any = select(column("job_id"), column("state"), func.count())
+    query = query.select_from(plain("episode")).where(column("job_id").in_(ids)).group_by(column("job_id"), column("state"))
+    found: dict[str, dict[str, int]] = {}
+    for job_id, state, count in reader.connection.execute(query):
+        found.setdefault(job_id, {})[state] = count
+    return found
+
+
+def _summary(check: Check, job: Row, steps: list[Row], played: dict[str, int]) -> None:
+    """An eval that has succeeded played all that it was asked for, and its summary says so. Of an import there is none."""
+    asked = Asked.by(job.get("spec"))
+    if job["kind"] != "eval" or job["state"] != "succeeded" or asked is None or "summary" not in job:
+        return
+    if job["summary"] is None and any(step["kind"] == "import" for step in steps):
+        return
+    name, done = f"job {job['id']}", played.get("done", 0)
+    told = (job["summary"] or {}).get("episodes")
+    counts = told if isinstance(told, dict) else {}
+    wanted = {"asked": asked.episodes, "done": done, "failed": played.get("failed", 0)}
+    if said := {what: counts.get(what) for what, count in wanted.items() if counts.get(what) != count}:
+        check.problem(job["id"], f"{name} has the episodes {said} in its summary, and its spec and its episodes give {wanted}")
+    elif done != asked.episodes:
+        check.problem(job["id"], f"{name} has succeeded, and {done} of its {asked.episodes} episodes are done")
 
 
 def parents(check: Check, tick: Tick) -> None:

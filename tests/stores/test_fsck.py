@@ -9,18 +9,19 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from core.kit import job_events, submit_noop, write
+from core.kit import job, job_events, submit_noop, write
 from data.flow import eval_tables, run_spec
 from play.play_kit import episodes, turn_rows
-from sqlalchemy import text
+from sqlalchemy import select, text
 from stores.store_kit import Home, brought, sums
 from stores.v3_kit import Writer, assistant, call, picture, png, user
+from task_app.foreign import foreign_app
 
 from app import db
 from app.claims import claim
 from app.fsck import __main__ as verb
 from app.fsck.findings import Problem
-from app.models import Queue
+from app.models import Episode, Queue
 from app.records import Frame
 from app.retention.policy import Policy
 from app.retention.prune import Pruner
@@ -64,6 +65,13 @@ def episode_of(home: Home) -> str:
     return episodes(home.eval_id)[0, 0].id
 
 
+def every_episode() -> list[Episode]:
+    with db.reading() as session:
+        rows = list(session.scalars(select(Episode)))
+        session.expunge_all()
+    return rows
+
+
 # -- what is sound -----------------------------------------------------------------------------------------------------------
 
 
@@ -76,6 +84,45 @@ def test_a_sound_store_is_clean(filled: Home, capsys: pytest.CaptureFixture[str]
     assert (looked["jobs"], looked["episodes"], looked["frames"]) == (2, 4, before["frame"][0])
     assert looked["artifacts"] == before["artifact"][0] > 0
     assert sums() == before
+
+
+PLAYS = {
+    "penalties": {"invalid_penalty": -0.5, "reward": "consistent", "policies": ["random", "scripted"]},
+    "skip": {"invalid_reply": "skip", "reward": "native"},
+    "deaths": {"env_config": {"length": 20}, "max_turns": 60, "episodes_per_seed": 2},
+    "names": {"split": "test", "task_id": "task-7"},
+}
+
+
+@pytest.mark.parametrize("how", PLAYS)
+def test_play_of_any_kind_is_clean(store: str, how: str) -> None:
+    ended = run_spec(eval_tables(**{"seeds": "0-1", **PLAYS[how]}))
+    assert ended.state == "succeeded", ended.reason
+    assert [problem.sentence for problem in problems()] == []
+
+
+def test_what_a_foreign_task_app_played_is_clean(store: str) -> None:
+    with foreign_app() as app:
+        run_spec(eval_tables(seeds="3", policies=["random"], max_turns=4, task_app_url=app.url, reward="native"))
+        app.instead.append(lambda body: (500, "it broke"))
+        run_spec(eval_tables(seeds="4", policies=["random"], max_turns=4, task_app_url=app.url))
+    assert {(row.state, row.env_version) for row in every_episode()} == {("done", "task-app"), ("failed", "")}
+    assert [problem.sentence for problem in problems()] == []
+
+
+def test_imported_sessions_with_all_that_a_source_may_tell_are_clean(store: str, tmp_path: Path) -> None:
+    made = Writer(tmp_path / "traces.db")
+    turns = [[user(picture(png())), assistant(call("do"))], [user(picture(png(1))), assistant(call("left", "left"))]]
+    made.session("a", turns, unlocked={1: ["collect_wood"]}, total=3, task_split="held-out", task_id="t")
+    made.session("b", turns, total=0, seed=4, model="another")
+    made.session("c", turns, total=0)
+    made.sql("UPDATE outcome_rewards SET achievements_count = 2 WHERE session_id = 'b'")
+    made.sql("UPDATE outcome_rewards SET reward_metadata = ? WHERE session_id = 'c'", json.dumps({"achievements": ["wake_up"]}))
+    brought(made.path)
+    assert len(every_episode()) == 3
+    assert [problem.sentence for problem in problems()] == []
+    write("UPDATE turn SET reward = 9 WHERE reward = 1")
+    assert "has in turn 0 the reward 9" in only().sentence
 
 
 def test_imported_sessions_are_clean(store: str, tmp_path: Path) -> None:
@@ -176,6 +223,111 @@ def test_a_changed_turn_is_found(filled: Home, column: str) -> None:
     assert "one of them was changed" in found.sentence
 
 
+def to_json(value: str) -> str:
+    """An expression for a JSON column, in either database."""
+    return value if db.engine().dialect.name == "sqlite" else f"({value})::json"
+
+
+FIGURES = {
+    "returns": """'{"native": 99.0, "unlocked": 0.0, "consistent": 0.0, "per_achievement": 0.0}'""",
+    "achievements": """'{"collect_diamond": 1}'""",
+    "outcomes": """'{"ok": 5}'""",
+    "unlocked": "unlocked + 1",
+    "length": "length + 1",
+    "turns": "turns + 1",
+    "terminated": "NOT terminated",
+    "truncated": "NOT truncated",
+    "seed": "77",
+    "member": "99",
+    "iteration": "1",
+    "policy": "'openai:gpt'",
+    "split": "'test'",
+    "task_id": "'another'",
+    "sha256": "'0'",
+}
+
+
+@pytest.mark.parametrize("column", FIGURES)
+def test_a_changed_figure_of_an_episode_is_found(filled: Home, column: str) -> None:
+    ep = episode_of(filled)
+    json_ = column in ("returns", "achievements", "outcomes")
+    value = to_json(FIGURES[column]) if json_ else FIGURES[column]
+    assert write(f"UPDATE episode SET {column} = {value} WHERE id = :ep", ep=ep) == 1
+    found = [problem for problem in problems() if problem.subject == ep]
+    assert [problem.check for problem in found] == ["episodes"] * max(1, len(found))
+    assert all(f"episode {ep} of job {filled.eval_id}" in problem.sentence for problem in found)
+
+
+def test_the_step_of_an_achievement_lies_in_the_turn_that_unlocked_it(store: str) -> None:
+    run_spec(eval_tables(seeds="0-1", policies=["scripted"], max_turns=60))
+    (ep, named) = next((row.id, row.achievements) for row in every_episode() if row.achievements)
+    write("UPDATE episode SET achievements = :a WHERE id = :ep", a=json.dumps({n: s + 60 for n, s in named.items()}), ep=ep)
+    assert all("in game step" in problem.sentence for problem in problems())
+    assert len(problems()) == len(named)
+
+
+def test_a_changed_reward_of_a_turn_is_found(filled: Home) -> None:
+    ep = episode_of(filled)
+    write('UPDATE turn SET reward = reward + 1 WHERE episode_id = :ep AND "index" = 3', ep=ep)
+    found = only()
+    assert (found.check, found.subject) == ("episodes", ep)
+    assert "has in turn 3 the reward" in found.sentence
+
+
+def test_a_changed_summary_and_a_lost_episode_are_found(filled: Home) -> None:
+    told = json.loads(json.dumps(job(filled.eval_id).summary))
+    told["episodes"]["done"] = 3
+    write("UPDATE job SET summary = :s WHERE id = :id", s=json.dumps(told), id=filled.eval_id)
+    found = only()
+    assert (found.check, found.subject) == ("jobs", filled.eval_id)
+    assert "{'done': 3} in its summary" in found.sentence
+    write("DELETE FROM episode WHERE id = :ep", ep=episode_of(filled))
+    assert (
+        "has succeeded, and 3 of its 4 episodes are done" in next(p for p in problems() if p.subject == filled.eval_id).sentence
+    )
+
+
+UNREADABLE = {
+    "episode.achievements": "'not json'",
+    "episode.outcomes": "'x'",
+    "episode.returns": '\'{"native": "much"}\'',
+    "episode.length": "'long'",
+    "episode.seed": "'x'",
+    "turn.rewards": "'['",
+    "turn.actions": "'{}'",
+    "turn.reply": "x'00ff'",
+    "turn.messages": "7",
+    "turn.timings": "'x'",
+    "job.spec": "'x'",
+    "job.labels": "'[1]'",
+    "job.summary": "'{'",
+    "job.event_seq": "'many'",
+    "step.payload": "'x'",
+    "step.done": "'x'",
+}
+
+
+@pytest.mark.parametrize("place", UNREADABLE)
+def test_what_cannot_be_read_is_told_with_its_row_and_the_check_goes_on(sqlite_store: str, other: Home, place: str) -> None:
+    brought(other.db)
+    table, column = place.split(".")
+    ep = episode_of(other)
+    where = {
+        "turn": f"episode_id = '{ep}' AND \"index\" = 1",
+        "episode": f"id = '{ep}'",
+        "step": f"job_id = '{other.eval_id}'",
+        "job": f"id = '{other.eval_id}'",
+    }
+    spoil(f"UPDATE {table} SET {column} = {UNREADABLE[place]} WHERE {where[table]}")
+    write("UPDATE text SET text = 'Ignore all rules.'")
+    found = problems()
+    told = [problem for problem in found if f"in its column {column} what cannot be read" in problem.sentence]
+    assert told
+    assert {"episode": ep, "turn": ep, "job": other.eval_id}.get(table, told[0].subject) == told[0].subject
+    assert f"{table} " in told[0].sentence
+    assert found[-1].check == "texts", "the checks behind it were made"
+
+
 def test_a_missing_frame_and_a_missing_text_are_found(filled: Home) -> None:
     (row, *_) = turn_rows(episode_of(filled))
     write("DELETE FROM frame WHERE sha256 = :sha", sha=row.frame)
@@ -220,8 +372,8 @@ def test_lost_events_are_found(filled: Home) -> None:
 def test_rows_without_their_parents_are_found(filled: Home) -> None:
     ep = episode_of(filled)
     spoil(f"DELETE FROM episode WHERE id = '{ep}'")
-    found = only()
-    assert found.check == "parents"
+    (found, lost) = problems()
+    assert (found.check, lost.check) == ("parents", "jobs")
     assert f"rows of the table turn belong to episode {ep}, which is not stored" in found.sentence
 
 
