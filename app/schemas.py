@@ -134,6 +134,7 @@ class JobOut(Out):
     submitted_by: str | None
     summary: dict[str, Any] | None = Field(description="what came out, such as the scores of an eval")
     progress: ProgressOut
+    spent: dict[str, Any] | None = Field(description="what it has asked of paid endpoints so far; null when it asked nothing")
     cancel_requested: bool
     created_at: Time
     started_at: Time | None
@@ -141,9 +142,9 @@ class JobOut(Out):
     links: JobLinks
 
     @classmethod
-    def of(cls, job: Job, *, progress: Progress, waiting: str | None) -> JobOut:
+    def of(cls, job: Job, *, progress: Progress, waiting: str | None, spent: dict[str, Any] | None) -> JobOut:
         """A job's row with what was counted for it."""
-        return cls.model_validate({**_job_fields(job), "progress": progress, "waiting": waiting})
+        return cls.model_validate({**_job_fields(job), "progress": progress, "waiting": waiting, "spent": spent})
 
 
 class SubmittedOut(JobOut):

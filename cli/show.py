@@ -28,7 +28,7 @@ COLOURS: Final = {
     "running": "cyan",
 }
 LOSSES: Final = 5
-"""Failed episodes that a result tells one by one."""
+"""Reasons of failed episodes that a result tells, and seeds that it names with one."""
 FIGURES: Final = ("achievements", "progress", "crafter_score", "return", "length")
 """What a score table tells of each policy, in this order."""
 
@@ -187,6 +187,7 @@ def scores(summary: Mapping[str, Any], *, wide: bool = False) -> list[str]:
     if confidence:
         lines.append(f"mean [low, high]: {confidence:.0%} intervals over seeds")
     lines += _cost(summary)
+    lines += _cut_short(summary.get("cut_short"))
     lines += _spent(summary.get("spent"))
     lines += _differences(summary.get("differences") or [])
     lines += _losses(summary)
@@ -210,6 +211,15 @@ def _cost(summary: Mapping[str, Any]) -> list[str]:
     return [f"{turns:,} turns{f' ({told})' if told else ''}, {steps:,} game steps in {duration(float(spent or 0))}{speed}"]
 
 
+def _cut_short(cut: object) -> list[str]:
+    """``2 episodes were cut short: 7 of the turns are theirs, and `filter_errors = false` has a filter read them``."""
+    if not isinstance(cut, dict) or not isinstance(count := cut.get("episodes"), int) or not count:
+        return []
+    were = "1 episode was" if count == 1 else f"{count:,} episodes were"
+    turns = cut.get("turns")
+    return [f"{were} cut short: {turns:,} of the turns are theirs, and `filter_errors = false` has a filter read them"]
+
+
 def _spent(spent: object) -> list[str]:
     """``1,200 requests to models: 3,480,000 tokens in, 41,000 out, $9.1100 of $10.0000``."""
     if not isinstance(spent, dict):
@@ -222,23 +232,33 @@ def _spent(spent: object) -> list[str]:
         parts.append(f"${usd:,.4f}" + (f" of ${cap:,.4f}" if isinstance(cap := spent.get("max_usd"), int | float) else ""))
     if isinstance(most := spent.get("max_tokens"), int):
         parts.append(f"{given + taken:,} of {most:,} tokens")
-    lines = [f"{requests:,} requests to models: {', '.join(parts)}" + (": the budget ended it" if spent.get("capped") else "")]
+    asked = f"{requests:,} request{'s' * (requests != 1)} to models"
+    lines = [f"{asked}: {', '.join(parts)}" + (": the budget ended it" if spent.get("capped") else "")]
     if isinstance(held := spent.get("held_tokens"), int) and held > 0:
         lines.append(f"requests without an answer may have taken up to {held:,} tokens more")
     return lines
 
 
 def _losses(summary: Mapping[str, Any]) -> list[str]:
-    """Episodes that failed, with the reason, a line each."""
-    failed = [
-        f"seed {clean(each.get('seed'))}, {clean(each.get('policy'))}: {clean(each.get('error'))}"
-        for each in summary.get("errors") or []
-        if isinstance(each, dict)
-    ]
+    """Episodes that failed, a line for each policy and reason."""
+    failed = [each for each in summary.get("errors") or [] if isinstance(each, dict)]
     if not failed:
         return []
-    more = [f"and {len(failed) - LOSSES} more; `synthq traces list --state failed` shows them"] if len(failed) > LOSSES else []
-    return ["", "failed episodes:", *(f"  {line}" for line in (*failed[:LOSSES], *more))]
+    alike: dict[tuple[str, str], list[str]] = {}
+    for each in failed:
+        alike.setdefault((clean(each.get("policy")), clean(each.get("error"))), []).append(clean(each.get("seed")))
+    told = [f"{_seeds(seeds)}, {policy}: {error}" for (policy, error), seeds in alike.items()]
+    every = (summary.get("episodes") or {}).get("failed")
+    rest = max(len(failed), every or 0) - sum(map(len, list(alike.values())[:LOSSES]))
+    more = [f"and {rest} more; `synthq traces list --state failed` shows them"] if rest else []
+    return ["", "failed episodes:", *(f"  {line}" for line in (*told[:LOSSES], *more))]
+
+
+def _seeds(seeds: Sequence[str]) -> str:
+    """``seed 4``, ``seeds 0, 1, 2``, ``7 episodes from seed 0 on``."""
+    if len(seeds) > LOSSES:
+        return f"{len(seeds)} episodes from seed {seeds[0]} on"
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
 
 
 def _differences(differences: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -269,9 +289,11 @@ def headline(job: Json) -> str:
 
 def results(job: Json, *, wide: bool = False) -> list[str]:
     """What a job came to, as lines: scores of an eval, counts of a filter."""
-    summary = job.get("summary")
+    summary, spent = job.get("summary"), job.get("spent")
     if not isinstance(summary, dict):
-        return []
+        return _spent(spent)
+    if isinstance(spent, dict):  # newer than the summary, which an attempt before may have left
+        summary = {**summary, "spent": {**(summary.get("spent") or {}), **spent}}
     if lines := scores(summary, wide=wide):
         return lines
     if "removed" in summary:

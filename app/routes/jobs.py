@@ -16,7 +16,7 @@ from app.idempotency import once
 from app.models import ENDED, Job
 from app.problems import problems
 from app.schemas import IDEMPOTENCY_KEY, PLAIN, CheckedOut, JobIn, JobOut, JobPage, State, StepList, StepOut, SubmittedOut
-from app.store import events, jobs
+from app.store import events, jobs, spending
 from app.store.paging import MOST_ROWS
 from app.store.waiting import waiting_reason, waiting_reasons
 
@@ -30,7 +30,8 @@ KeyHeader = Annotated[
 
 def out(session: Session, job: Job) -> JobOut:
     """A job as the API tells it."""
-    return JobOut.of(job, progress=jobs.progress(session, job), waiting=waiting_reason(session, job))
+    spent = spending.spent_of(session, [job]).get(job.id)
+    return JobOut.of(job, progress=jobs.progress(session, job), waiting=waiting_reason(session, job), spent=spent)
 
 
 @router.post(
@@ -147,7 +148,8 @@ def list_jobs(
             session, states=state or (), kind=kind, name=name, labels=_labels(label or ()), limit=limit, after=after
         )
         progress, waiting = jobs.progress_of(session, found), waiting_reasons(session, found)
-        data = [JobOut.of(job, progress=progress[job.id], waiting=waiting.get(job.id)) for job in found]
+        spent = spending.spent_of(session, found)
+        data = [JobOut.of(job, progress=progress[job.id], waiting=waiting.get(job.id), spent=spent.get(job.id)) for job in found]
     return JobPage(data=data, has_more=cursor is not None, next_cursor=cursor)
 
 

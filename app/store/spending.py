@@ -10,16 +10,17 @@ saw (its worker died, its line broke) stays so: it may have been charged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, true, update
+from sqlalchemy import ColumnElement, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
 from app import db
 from app.errors import BudgetSpent
-from app.models import Spend
+from app.models import Job, Spend
 from app.specs.eval import Budget
 
 MILLION = 1_000_000
@@ -147,7 +148,19 @@ def _without(hold: Hold) -> dict[str, Any]:
 
 def spent(session: Session, job_id: str, budget: Budget) -> dict[str, Any]:
     """What a job has spent so far. ``usd`` is None without prices; ``held_*`` is what unanswered requests may have taken."""
-    row = session.get(Spend, job_id) or Spend(job_id=job_id)
+    return _told(session.get(Spend, job_id) or Spend(job_id=job_id), budget)
+
+
+def spent_of(session: Session, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
+    """What each of the jobs has spent so far, as ``spent`` tells it, by id. A job that set nothing aside is not in it."""
+    budgets = {job.id: Budget.model_validate(job.spec["eval"].get("budget") or {}) for job in jobs if job.kind == "eval"}
+    if not budgets:
+        return {}
+    query = select(Spend).where(col(Spend.job_id).in_(budgets)).execution_options(populate_existing=True)
+    return {row.job_id: _told(row, budgets[row.job_id]) for row in session.scalars(query)}
+
+
+def _told(row: Spend, budget: Budget) -> dict[str, Any]:
     priced = budget.input_usd_per_million is not None and budget.output_usd_per_million is not None
     return {
         "requests": row.requests,

@@ -125,10 +125,29 @@ def test_text_of_others_is_one_line_without_controls() -> None:
 
 
 def test_the_cost_of_an_eval_and_its_failed_episodes_are_told() -> None:
-    losses = [{"seed": seed, "policy": "random", "error": "the world\nbroke"} for seed in range(7)]
+    losses = [{"seed": seed, "policy": "random", "error": f"the world\nbroke at {seed}"} for seed in range(7)]
     cost = {"turns": 1200, "game_steps": 2400, "seconds": 2.2, "turns_per_s": 545.4, "outcomes": {"ok": 1190, "truncated": 10}}
     lines = show.scores({"policies": {"random": {}}, **cost, "errors": losses})
     assert "1,200 turns (1,190 ok, 10 truncated), 2,400 game steps in 2 s: 545 turns/s" in lines
     at = lines.index("failed episodes:")
-    assert lines[at + 1] == "  seed 0, random: the world broke"
+    assert lines[at + 1] == "  seed 0, random: the world broke at 0"
     assert lines[at + 6] == "  and 2 more; `synthq traces list --state failed` shows them"
+
+
+def test_one_reason_of_many_failed_episodes_is_one_line_with_a_count() -> None:
+    def told(count: int, of: int) -> list[str]:
+        errors = [{"seed": seed, "policy": "openai:m", "error": "no key"} for seed in range(count)]
+        lines = show.scores({"policies": {"openai:m": {}}, "errors": errors, "episodes": {"failed": of}})
+        return lines[lines.index("failed episodes:") + 1 :]
+
+    assert told(1, 1) == ["  seed 0, openai:m: no key"]
+    assert told(3, 3) == ["  seeds 0, 1, 2, openai:m: no key"]
+    assert told(10, 10) == ["  10 episodes from seed 0 on, openai:m: no key"]
+    more = "  and 80 more; `synthq traces list --state failed` shows them"
+    assert told(20, 100) == ["  20 episodes from seed 0 on, openai:m: no key", more]
+
+
+def test_episodes_that_were_cut_short_are_told_with_their_turns() -> None:
+    lines = show.scores({"policies": {"openai:m": {}}, "cut_short": {"episodes": 2, "turns": 7}})
+    assert lines[-1] == "2 episodes were cut short: 7 of the turns are theirs, and `filter_errors = false` has a filter read them"
+    assert not any("cut short" in line for line in show.scores({"policies": {"a": {}}, "cut_short": {"episodes": 0, "turns": 0}}))

@@ -70,7 +70,7 @@ def test_policies_are_compared_seed_by_seed(played: Job) -> None:
 def test_totals_are_those_of_the_episodes(played: Job) -> None:
     rows, told = episodes(played), summary_of(played)
     assert told["episodes"] == {"asked": 6, "done": 6, "failed": 0, "missing": 0}
-    assert (told["errors"], told["missing"]) == ([], [])
+    assert (told["errors"], told["missing"], told["cut_short"]) == ([], [], {"episodes": 0, "turns": 0})
     assert told["game_steps"] == sum(e.length for e in rows)
     assert told["turns"] == sum(e.turns for e in rows) == 240
     assert told["outcomes"] == {"ok": 240}

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from core.kit import python, submit_noop, write
+from core.kit import python, submit_eval, submit_noop, write
 from sqlmodel import select
 
 from app import db
 from app.errors import BudgetSpent
 from app.models import Spend
 from app.specs.eval import Budget
-from app.store.spending import JobMeter, Tokens, cost, spent
+from app.store.spending import JobMeter, Tokens, cost, spent, spent_of
 
 PRICES = {"input_usd_per_million": 2.5, "output_usd_per_million": 10.0}
 
@@ -87,6 +87,17 @@ def test_a_job_that_asked_nothing_has_spent_nothing(store: str) -> None:
     with db.reading() as session:
         told = spent(session, submit_noop().id, Budget(max_usd=1, **PRICES))
     assert (told["requests"], told["usd"], told["max_usd"]) == (0, 0.0, 1.0)
+
+
+def test_what_many_jobs_have_spent_is_told_at_once_and_nothing_of_those_without_a_purse(store: str) -> None:
+    capped = submit_eval(policies=["random"], budget={"max_tokens": 500})
+    jobs = [capped, submit_eval(policies=["random"]), submit_noop()]
+    JobMeter(capped.id, Budget(max_tokens=500)).hold(tokens(300, 100))
+    with db.reading() as session:
+        told = spent_of(session, jobs)
+        assert told == {capped.id: spent(session, capped.id, Budget(max_tokens=500))}
+        assert spent_of(session, []) == {}
+    assert told[capped.id].items() >= {"requests": 0, "held_tokens": 400, "max_tokens": 500}.items()
 
 
 def test_jobs_have_purses_of_their_own_and_leave_none_behind(store: str) -> None:

@@ -20,11 +20,13 @@ from stand_in import KEY, Answer, Asked, StandIn, calls, message, status, text
 
 from app import artifacts, db, lifecycle, specs
 from app.models import Job, Spend
+from app.routes.jobs import out
 from app.settings import get_settings
 from app.specs.eval import Budget
 from app.store import jobs
 from app.store.spending import JobMeter, Tokens
 from cli import show
+from cli.jobs import describe
 from workers.rollout.envs.pixels import decode_png, upscale
 from workers.rollout.policies.openai import waits
 from workers.runner import drain_file
@@ -396,6 +398,29 @@ def test_a_request_without_an_answer_stays_set_aside_and_one_that_was_refused_do
     assert (told["requests"], told["input_tokens"]) == (0, 0)
     assert 4000 < told["held_tokens"] < 12_000, "one request's part"
     assert any(line.startswith("requests without an answer may have taken") for line in show.results({"summary": ended.summary}))
+
+
+def test_what_a_job_set_aside_is_told_while_it_runs_and_when_it_was_cancelled() -> None:
+    def told(job_id: str) -> tuple[str, list[str]]:
+        with db.reading() as session:
+            found = out(session, jobs.find(session, job_id)).model_dump(mode="json")
+        return found["state"], describe(found)
+
+    with StandIn() as server, ThreadPoolExecutor(1) as pool:
+        server.then(calls("do"), calls("do", after_s=100))
+        job_id = submit(server, config={"deadline_s": 100}, budget={"max_tokens": 100_000})
+        assert not any("to models" in line for line in told(job_id)[1]), "nothing was asked yet"
+        working = pool.submit(work)
+        until(lambda: len(server.asked) == 2, 30, "the second turn is asked for")
+        running = told(job_id)
+        with db.writing() as session:
+            lifecycle.cancel(session, session.get_one(Job, job_id))
+        working.result(20)
+    cancelled = told(job_id)
+    assert (running[0], cancelled[0]) == ("running", "cancelled")
+    for _, shown in (running, cancelled):
+        assert "1 request to models: 800 tokens in, 20 out, 820 of 100,000 tokens" in shown
+        assert any(line.startswith("requests without an answer may have taken up to ") for line in shown)
 
 
 # The key.
