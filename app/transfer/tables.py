@@ -40,11 +40,6 @@ def columns_of(name: str) -> tuple[str, ...]:
     return tuple(_model(name).columns.keys())
 
 
-def key_of(name: str) -> tuple[str, ...]:
-    """The columns of a table's primary key."""
-    return tuple(each.name for each in _model(name).primary_key.columns)
-
-
 @lru_cache(maxsize=64)
 def _of_type(name: str, kind: type) -> frozenset[str]:
     return frozenset(each.name for each in _model(name).columns if isinstance(each.type, kind))
