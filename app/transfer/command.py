@@ -10,6 +10,7 @@ from app import command_line, db, migrate
 from app.errors import BadFlag
 from app.settings import get_settings
 from app.store import imports
+from app.transfer import names
 from app.transfer import report as reports
 from app.transfer import source as sources
 from app.transfer.episodes import SessionImport
@@ -55,14 +56,17 @@ def bring_in(
 ) -> list[Report]:
     """Bring several sources in and print what came of it.
 
-    Raises SourceNotFound or BadSource before anything is begun when one of them cannot be read.
+    Raises, before anything is begun, SourceNotFound or BadSource when one of them cannot be read, and BadFlag for a name that
+    filters cannot say.
     """
     if name is not None and len(places) > 1:
         raise BadFlag(f"--name {name} goes with one source, and there are {len(places)}; import them one by one")
+    if name is not None:
+        names.check(name)
     with ExitStack() as open_sources:
         found = [open_sources.enter_context(sources.opened(place)) for place in places]
         here = _prepare(dry_run)
-        made = [_one(each, parse, name or each.name, artifact_root, here=here, dry_run=dry_run) for each in found]
+        made = [_one(each, parse, name or names.sayable(each.name), artifact_root, here=here, dry_run=dry_run) for each in found]
     _print(made, json=json)
     return made
 
@@ -80,6 +84,8 @@ def _prepare(dry_run: bool) -> bool:
 
 def _one(source: Source, parse: Parse, name: str, root: str | None, *, here: bool, dry_run: bool) -> Report:
     report = Report(source=source.where, form=source.form, name=name, dry_run=dry_run)
+    if name == names.sayable(source.name) != source.name:
+        report.notes.append(f"it is on record as {name!r}: filter.db cannot say {source.name!r} (--name gives another name)")
     if source.form == "synthq":
         stores = StoreImport(Reader(source.connection), report, here=here, artifact_root=root or _root_beside(source))
         job_ids = stores.ended()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 import sqlite3
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from app import db, migrate
-from app.artifacts import CHUNK_BYTES
+from app.artifacts import digest
 from app.errors import BadSource, Conflict, SourceNotFound, StoreUnavailable, cut
 from app.models import ENDED
 from app.settings import get_settings
@@ -42,7 +41,7 @@ class Source:
     connection: Connection
     form: Form
     name: str
-    """File name, or the address without the password."""
+    """File name, or the address with its user and without a password."""
     where: str
     """The whole path or address, for people."""
     path: Path | None
@@ -50,16 +49,7 @@ class Source:
 
     def sha256(self) -> str | None:
         """Hash of the file; None for a database server."""
-        return None if self.path is None else file_sha256(self.path)
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 (hex) of a file's bytes."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            hasher.update(chunk)
-    return hasher.hexdigest()
+        return None if self.path is None else digest(self.path)[0]
 
 
 @contextmanager
@@ -194,13 +184,15 @@ def _server(where: str) -> Iterator[Source]:
         ):
             form = _form(connection, safe)
             with _of_today(connection, form, Path(folder)) as readable:
-                yield Source(connection=readable, form=form, name=_server_name(safe), where=safe, path=None)
+                yield Source(connection=readable, form=form, name=server_name(url), where=safe, path=None)
     finally:
         engine.dispose()
 
 
-def _server_name(safe: str) -> str:
-    return safe.partition("?")[0].replace("+psycopg", "")
+def server_name(url: URL) -> str:
+    """The address as a spec may hold it: a password, even a hidden one, is refused there."""
+    plain = URL.create("postgresql", username=url.username, host=url.host, port=url.port, database=url.database)
+    return plain.render_as_string()
 
 
 # -- what it is ------------------------------------------------------------------------------------------------------------

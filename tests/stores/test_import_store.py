@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -14,14 +15,19 @@ import pytest
 from alembic import command
 from core.kit import job, use_settings, write
 from data.flow import at_home, bytes_of, eval_tables, filter_tables, run_spec
+from sqlalchemy import make_url
 from sqlmodel import select
 from stores.store_kit import Home, brought, counts, sums
+from stores.v3_kit import Writer, assistant, call, picture, png, user
 
 from app import artifacts, db, migrate
 from app.errors import BadFlag, BadSource, ImportNotFound, SourceNotFound
 from app.models import Artifact, Imported
 from app.settings import get_settings
+from app.specs import FilterTable
 from app.store import imports
+from app.transfer.scratch import scratch_engine
+from app.transfer.source import server_name
 
 
 def test_every_row_comes_over_as_it_was(store: str, other: Home) -> None:
@@ -82,7 +88,7 @@ def test_scores_and_labels_given_later_make_no_conflict(store: str, other: Home)
 def test_other_content_under_the_same_id_is_refused_and_nothing_of_it_is_written(store: str, other: Home) -> None:
     brought(other.db)
     with other.sql() as source:
-        source.execute("UPDATE turn SET actions = '[\"sleep\"]' WHERE rowid = (SELECT min(rowid) FROM turn)")
+        source.execute("UPDATE turn SET detail = 'told otherwise' WHERE rowid = (SELECT min(rowid) FROM turn)")
     before = sums()
     report = brought(other.db)
     assert sums() == before
@@ -118,6 +124,182 @@ def test_a_damaged_frame_keeps_its_job_out(store: str, other: Home) -> None:
     report = brought(other.db)
     assert (report.damaged, report.exit_code, counts()["episode"]) == (1, 1, 0)
     assert "sha256" in report.problems[0]
+
+
+DAMAGES = {
+    "a turn in the middle is missing": ('DELETE FROM turn WHERE episode_id = :id AND "index" = 1', "lacks its turn 1"),
+    "the last turn is missing": (
+        'DELETE FROM turn WHERE episode_id = :id AND "index" = (SELECT max("index") FROM turn WHERE episode_id = :id)',
+        "is to have 8 turns, and its store holds 7",
+    ),
+    "every turn is missing": ("DELETE FROM turn WHERE episode_id = :id", "is to have 8 turns, and its store holds 0"),
+    "a turn was changed": (
+        'UPDATE turn SET actions = \'["sleep"]\' WHERE episode_id = :id AND "index" = 2',
+        "and its turns give .*: one of them was changed",
+    ),
+    "a turn cannot be read": (
+        "UPDATE turn SET rewards = '{' WHERE episode_id = :id AND \"index\" = 2",
+        "has in its column rewards what cannot be read",
+    ),
+    "the hash is gone": ("UPDATE episode SET sha256 = NULL WHERE id = :id", "has the hash None, and its turns give"),
+    "returns": ("UPDATE episode SET returns = '{\"unlocked\":99.0}' WHERE id = :id", "has returns .*99"),
+    "outcomes": ("UPDATE episode SET outcomes = '{\"ok\":1}' WHERE id = :id", "has outcomes {ok: 1}, and its turns give {ok: 8}"),
+    "achievements": (
+        "UPDATE episode SET achievements = '{\"collect_diamond\":3}', unlocked = 1 WHERE id = :id",
+        r"names the achievements \[collect_diamond\], and its turns unlock",
+    ),
+    "unlocked": ("UPDATE episode SET unlocked = 22 WHERE id = :id", "counts 22 achievements, and names"),
+    "turn count": ("UPDATE episode SET turns = 9 WHERE id = :id", "is to have 9 turns, and its store holds 8"),
+}
+
+
+def spoil_episode(home: Home, statement: str) -> str:
+    """Damage one episode of a store; gives its id."""
+    with home.sql() as source:
+        (id,) = source.execute("SELECT id FROM episode WHERE policy = 'scripted' ORDER BY id LIMIT 1").fetchone()
+        assert source.execute(statement, {"id": id}).rowcount > 0
+    return str(id)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_episode_is_left_out_and_the_others_come(sqlite_store: str, other: Home, damage: str) -> None:
+    statement, why = DAMAGES[damage]
+    spoiled = spoil_episode(other, statement)
+    looked = brought(other.db, dry_run=True)
+    report = brought(other.db)
+    assert (report.damaged, report.exit_code, report.new["episode"], report.new["turn"]) == (1, 1, 3, 24)
+    assert dict(looked.new) == dict(report.new)
+    assert looked.problems == report.problems
+    assert re.fullmatch(rf".*episode {spoiled} of job {other.eval_id} .*{why}.*; the episode was left out", report.problems[0])
+    with db.reading() as session:
+        ids = set(session.connection().exec_driver_sql("SELECT id FROM episode").scalars())
+    assert len(ids) == 3
+    assert spoiled not in ids
+    again = brought(other.db)
+    assert (again.damaged, again.conflicts, again.same["job"], dict(again.new)) == (1, 0, 2, {})
+
+
+def test_an_episode_that_was_damaged_later_does_not_touch_the_one_that_came_whole(store: str, other: Home) -> None:
+    brought(other.db)
+    before = sums()
+    spoil_episode(other, DAMAGES["a turn was changed"][0])
+    assert (brought(other.db).damaged, brought(other.db).conflicts) == (1, 0)
+    assert sums() == before
+
+
+def test_frames_that_only_a_damaged_episode_shows_stay_behind(store: str, other: Home) -> None:
+    spoiled = spoil_episode(other, DAMAGES["the hash is gone"][0])
+    brought(other.db)
+    with other.sql() as source:
+        shown = "SELECT frame FROM turn WHERE episode_id {0} ? UNION SELECT last_frame FROM episode WHERE id {0} ?"
+        of_others = {row[0] for row in source.execute(shown.format("<>"), (spoiled, spoiled))}
+        of_it = {row[0] for row in source.execute(shown.format("="), (spoiled, spoiled))}
+    with db.reading() as session:
+        assert set(session.connection().exec_driver_sql("SELECT sha256 FROM frame").scalars()) == of_others
+    assert of_it - of_others
+
+
+def move_to(home: Home, revision: str) -> None:
+    """Bring a store to an older revision, as a synthq of that time would have filled it."""
+    with scratch_engine(home.db) as engine, engine.begin() as connection:
+        made = migrate.config()
+        made.attributes["connection"] = connection
+        command.downgrade(made, revision)
+
+
+@pytest.mark.parametrize("revision", ["0001", "0003"])
+def test_what_a_migration_would_hash_anew_is_checked_against_the_hash_of_its_time(
+    sqlite_store: str, other: Home, revision: str
+) -> None:
+    move_to(other, revision)
+    spoiled = spoil_episode(other, "UPDATE turn SET messages = '[]' WHERE episode_id = :id AND \"index\" = 2")
+    report = brought(other.db)
+    assert (report.damaged, report.new["episode"]) == (1, 3)
+    assert spoiled in report.problems[0]
+
+
+@pytest.mark.parametrize("revision", ["0001", "0003"])
+def test_whole_episodes_of_an_older_version_all_come(sqlite_store: str, other: Home, revision: str) -> None:
+    move_to(other, revision)
+    report = brought(other.db)
+    assert (report.exit_code, report.new["episode"]) == (0, 4)
+
+
+def test_a_session_of_tracing_v3_goes_on_from_store_to_store(store: str, own_home: Path, tmp_path: Path) -> None:
+    """Its source told a total and achievements that no turn of it tells of."""
+    v3 = Writer(tmp_path / "their_traces.db")
+    shown = (user(picture(png())), assistant(call("move_left", "do")))
+    v3.session("a", [shown, shown], unlocked={2: ["collect_wood"]}, total=7)
+    v3.sql("UPDATE outcome_rewards SET reward_metadata = ?", json.dumps({"final_achievements": ["collect_wood", "wake_up"]}))
+    with at_home(tmp_path / "between") as folder:
+        brought(v3.path)
+    report = brought(folder / "synthq.db")
+    assert (report.exit_code, report.new["episode"], report.new["turn"]) == (0, 1, 2)
+
+
+def test_a_dry_run_counts_what_jobs_share_once(store: str, other: Home, tmp_path: Path) -> None:
+    with at_home(other.folder):
+        run_spec(eval_tables(seeds="0-1", max_turns=8))
+    looked = brought(other.db, dry_run=True)
+    assert looked.new["frame"] == counts_of(other, "frame")
+    report = brought(other.db)
+    assert dict(looked.new) == dict(report.new)
+    assert report.new["frame"] == counts()["frame"]
+
+
+def counts_of(home: Home, table: str) -> int:
+    """Rows of a table of a store, by the driver alone."""
+    with home.sql() as source:
+        return int(source.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+# -- the files of artifacts --------------------------------------------------------------------------------------------------
+
+
+def planted(home: Home, path: str, data: bytes) -> None:
+    """Let one artifact of a store have these bytes under this path, with their right hash."""
+    file = home.folder / "artifacts" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    with home.sql() as source:
+        source.execute(
+            "UPDATE artifact SET path = ?, sha256 = ?, bytes = ? WHERE id = (SELECT id FROM artifact WHERE job_id = ? LIMIT 1)",
+            (path, hashlib.sha256(data).hexdigest(), len(data), home.filter_id),
+        )
+
+
+def test_an_artifact_that_names_another_jobs_file_does_not_overwrite_it(store: str, other: Home) -> None:
+    mine = run_spec(filter_tables(jobs=[run_spec(eval_tables(seeds="3", max_turns=4)).id]))
+    with db.reading() as session:
+        path = session.scalars(select(Artifact.path).where(Artifact.job_id == mine.id)).first()
+    here = Path(get_settings().artifacts) / str(path)
+    before = here.read_bytes()
+    planted(other, str(path), b"planted")
+    report = brought(other.db)
+    assert here.read_bytes() == before
+    assert (report.damaged, report.jobs) == (1, [other.eval_id])
+    assert f"names the file {str(path)!r}, which is not its own; its job was not imported" in report.problems[0]
+
+
+def test_a_file_that_is_here_with_other_bytes_is_not_replaced(store: str, other: Home) -> None:
+    with other.sql() as source:
+        (path,) = source.execute("SELECT path FROM artifact WHERE job_id = ? LIMIT 1", (other.filter_id,)).fetchone()
+    here = Path(get_settings().artifacts) / path
+    here.parent.mkdir(parents=True)
+    here.write_bytes(b"other bytes")
+    report = brought(other.db)
+    assert here.read_bytes() == b"other bytes"
+    assert (report.conflicts, report.jobs) == (1, [other.eval_id])
+    assert f"has its file {path} here with other bytes" in report.problems[0]
+
+
+def test_a_dry_run_looks_at_artifacts_too(store: str, other: Home) -> None:
+    next(path for path in (other.folder / "artifacts" / other.filter_id).iterdir()).unlink()
+    looked = brought(other.db, dry_run=True)
+    assert not Path(get_settings().artifacts).exists()
+    report = brought(other.db)
+    assert (dict(looked.new), dict(looked.left)) == (dict(report.new), dict(report.left))
+    assert sum(report.left.values()) == 1
 
 
 def test_artifacts_whose_bytes_cannot_be_reached_are_counted_and_come_later(store: str, other: Home, tmp_path: Path) -> None:
@@ -208,9 +390,20 @@ def test_postgres_is_a_source_too(sqlite_store: str, other: Home, postgres_datab
     assert report.exit_code == 0
     assert sums() == there
     assert report.name.startswith("postgresql://")
+    assert said(report.name) == report.name
+
+
+def test_the_address_of_a_server_is_named_without_its_password() -> None:
+    url = make_url("postgresql+psycopg://reader:secret@host:5433/traces?sslmode=require")
+    assert server_name(url) == said(server_name(url)) == "postgresql://reader@host:5433/traces"
 
 
 # -- by what name ------------------------------------------------------------------------------------------------------------
+
+
+def said(name: str) -> str:
+    """What a filter reads in a name."""
+    return FilterTable.model_validate({"db": name}).db
 
 
 def test_a_name_stands_for_the_jobs_that_came_under_it(store: str, other: Home) -> None:
@@ -219,6 +412,34 @@ def test_a_name_stands_for_the_jobs_that_came_under_it(store: str, other: Home) 
         assert set(imports.jobs_of(session, "teacher.db")) == {other.eval_id, other.filter_id}
         with pytest.raises(ImportNotFound, match=r"teachr.*did you mean 'teacher.db'.*synthq traces import"):
             imports.jobs_of(session, "teachr.db")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "store", "what?", "a#b", "sqlite:a", " a", "", "a\nb", "a" * 201])
+def test_a_name_that_no_filter_could_say_is_refused(own_home: Path, other: Home, name: str) -> None:
+    with pytest.raises(BadFlag, match=r"--name .* filter\.db"):
+        brought(other.db, name=name)
+    assert list(own_home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("synthq.db", "synthq.db"),
+        ("traces (1).db", "traces (1).db"),
+        ("a#b.db", "a#b.db"),
+        ("what?.db", "what_.db"),
+        ("a\\b.db", "a_b.db"),
+        ("store", "store.db"),
+        ("file:a.db", "file_a.db"),
+    ],
+)
+def test_the_name_of_a_file_becomes_one_that_a_filter_can_say(sqlite_store: str, other: Home, file: str, name: str) -> None:
+    renamed = other.db.rename(other.folder / file)
+    report = brought(renamed)
+    assert (report.name, said(report.name)) == (name, name)
+    assert bool(report.notes) == (file != name)
+    again = run_spec(filter_tables(jobs=[other.eval_id], db=report.name))
+    assert again.state == "succeeded", again.reason
 
 
 def test_a_removed_job_is_no_longer_named(store: str, other: Home) -> None:
