@@ -14,6 +14,7 @@ from app.fsck.figures import Asked
 from app.fsck.findings import Check, pages
 from app.fsck.values import opened
 from app.models import ENDED, Job, JobEvent
+from app.retention.unnamed import GOING
 from app.transfer import tables
 from app.transfer.tables import Reader, Row, plain
 
@@ -44,12 +45,14 @@ def jobs(check: Check, tick: Tick) -> None:
             held = opened(check, "step", step, subject=step["id"], name=name)
             steps.setdefault(step["job_id"], []).append(held)
         spans, played = _event_spans(reader, ids), _played(reader, ids)
+        going = {row["job_id"] for row in reader.rows("job_event", column("type") == GOING, column("job_id").in_(ids))}
         for row in rows:
             held = opened(check, "job", row, subject=row["id"], name=f"job {row['id']}")
             mine = steps.get(row["id"], [])
             _states(check, held, mine)
             _events(check, held, *spans.get(row["id"], (0, 0, 0)))
-            _summary(check, held, mine, played.get(row["id"], {}))
+            if row["id"] not in going:
+                _summary(check, held, mine, played.get(row["id"], {}))
         tick(len(rows))
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlmodel import Session, col
 
 from app import db
+from app.errors import Conflict
+from app.lifecycle import lock_job
 from app.models import ENDED, Artifact, Imported, Job
 from app.settings import get_settings
 
@@ -37,12 +39,14 @@ class Policy:
         return not self.jobs_days and not self.frames_days
 
 
-def past(session: Session, days: float) -> list[str]:
-    """Ids of the jobs that ended, or were brought in, more than so many days ago and may go; oldest first."""
+def past(session: Session, days: float, *, of: str | None = None) -> list[str]:
+    """Ids of the jobs that ended, or were brought in, more than so many days ago and may go; oldest first. ``of``: it alone."""
     if not days:
         return []
     cutoff = db.clock(session) - days * DAY_S
     query = select(col(Job.id), col(Job.labels)).where(col(Job.state).in_(ENDED), col(Job.finished_at) < cutoff)
+    if of is not None:
+        query = query.where(col(Job.id) == of)
     rows = session.connection().execute(query.order_by(col(Job.finished_at), col(Job.id))).all()
     if not rows:
         return []
@@ -51,6 +55,17 @@ def past(session: Session, days: float) -> list[str]:
         return []
     young = _brought_in_since(session, cutoff)
     return [id for id, labels in rows if not keeps(labels) and id not in needed and id not in young]
+
+
+def still_past(session: Session, job_id: str, days: float) -> None:
+    """Let the transaction pass only if the job is past its time now; until it ends the job stays as it is, and no job begins to
+    need it. Raises JobNotFound, and Conflict where the job is to stay.
+    """
+    lock_job(session, job_id)
+    if session.connection().dialect.name == "postgresql":  # SQLite has one writer at a time, and this is it
+        session.connection().execute(text("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE"))
+    if not past(session, days, of=job_id):
+        raise Conflict(f"job {job_id} is to stay")
 
 
 def keeps(labels: dict[str, str]) -> bool:
@@ -68,7 +83,7 @@ def _needed(session: Session) -> tuple[set[str], bool]:
     query = select(col(Job.id), col(Job.kind), col(Job.spec), col(Job.after)).where(col(Job.state).not_in(ENDED))
     open_jobs = session.connection().execute(query).all()
     needed = {after["job"] for _, _, _, afters in open_jobs for after in afters}
-    said = {text for _, _, spec, _ in open_jobs for text in _texts(spec)}
+    said = {word for _, _, spec, _ in open_jobs for word in _texts(spec)}
     whole = any(kind == "filter" and _reads_all(spec) for _, kind, spec, _ in open_jobs)
     needed |= _parents(session, [id for id, *_ in open_jobs]) | _named(session, said)
     return needed, whole
@@ -97,7 +112,7 @@ def _named(session: Session, said: set[str]) -> set[str]:
     """The jobs that these texts mean: by id, the start of one, name, an artifact of theirs, or the store they came with."""
     if not said:
         return set()
-    starts = tuple(text for text in said if text.startswith("job_"))
+    starts = tuple(word for word in said if word.startswith("job_"))
     found = {
         id
         for id, name in session.connection().execute(select(col(Job.id), col(Job.name)))

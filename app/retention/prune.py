@@ -1,4 +1,13 @@
-"""Drops what is past its time and what nothing names, in small transactions, and counts what went."""
+"""Drops what is past its time and what nothing names, in small transactions, and counts what went.
+
+A job is decided about once, and what is decided is done. In one transaction it is seen to be past its time still (its age, the
+label ``keep``, what unfinished jobs need), all of its episodes become ``failed``, and an event says that the job goes. No job can
+begin to need it in between: SQLite has one writer at a time, and on Postgres the table ``job`` takes no change until the end of
+that transaction. From then on nobody takes the job for whole: a filter that comes now finds no episode of it that is done, rather
+than some of them. Its turns and episodes go in small transactions after that, the job itself last. Neither a label nor a filter
+that comes now keeps it, for nothing is left that could be used; what a process left half done is ended by the next application of
+a policy. Only a retry takes a failed or cancelled job back: it plays every episode that is not done, which here is all of them.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +16,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlmodel import Session, col
 
 from app import artifacts, db
 from app.errors import Conflict, JobNotFound
 from app.lifecycle import lock_job, remove
-from app.models import ENDED, Episode, Job, JobEvent, TurnRow
+from app.models import Episode, JobEvent, TurnRow
 from app.retention import policy, unnamed
 from app.retention.policy import Policy
 from app.store import events
@@ -66,7 +75,7 @@ class Pruner:
         """Drop what is to go; gives the counts. Ends early, between two transactions, when it is stopped."""
         try:
             with db.reading() as session:
-                old = policy.past(session, self._policy.jobs_days)
+                old = list(dict.fromkeys([*unnamed.going(session), *policy.past(session, self._policy.jobs_days)]))
                 stale = self._stale(session, old)
             if not self.done.dry_run:
                 self._drop_jobs(old)
@@ -91,19 +100,33 @@ class Pruner:
         for job_id in ids:
             self._go_on()
             try:
+                self._condemn(job_id)
                 while self._drop_episodes(job_id):
                     self._go_on()
                 with db.writing() as session:
-                    remove(session, self._still_old(session, job_id))
+                    self._still_going(session, job_id)
+                    remove(session, lock_job(session, job_id))
             except (JobNotFound, Conflict):
-                continue  # removed, retried or marked to be kept since
+                continue  # removed, retried, marked to be kept or needed since
             artifacts.delete_job(job_id)
             self.done.jobs += 1
+
+    def _condemn(self, job_id: str) -> None:
+        """Decide that the job goes, unless that was decided before. Raises JobNotFound, and Conflict where it is to stay."""
+        with db.writing() as session:
+            lock_job(session, job_id)
+            if unnamed.is_going(session, job_id):
+                return
+            policy.still_past(session, job_id, self._policy.jobs_days)
+            why = f"it ended more than {self._policy.jobs_days:g} days ago"
+            usable = update(Episode).where(col(Episode.job_id) == job_id, col(Episode.state) != "failed")
+            session.connection().execute(usable.values(state="failed", error=f"its job is dropped: {why}", snapshot=None))
+            events.append(session, job_id, unnamed.GOING, f"it is dropped with all that is its own: {why}", level="warning")
 
     def _drop_episodes(self, job_id: str) -> int:
         """A few episodes with all their turns in one transaction: what is left of the job is whole at any time."""
         with db.writing() as session:
-            self._still_old(session, job_id)
+            self._still_going(session, job_id)
             few = select(col(Episode.id)).where(col(Episode.job_id) == job_id).limit(EPISODES_A_TRANSACTION)
             ids = list(session.connection().execute(few).scalars())
             turns = session.connection().execute(delete(TurnRow).where(col(TurnRow.episode_id).in_(ids))).rowcount
@@ -113,11 +136,10 @@ class Pruner:
         return len(ids)
 
     @staticmethod
-    def _still_old(session: Session, job_id: str) -> Job:
-        job = lock_job(session, job_id)
-        if job.state not in ENDED or policy.keeps(job.labels):
-            raise Conflict(f"job {job_id} is to stay")
-        return job
+    def _still_going(session: Session, job_id: str) -> None:
+        lock_job(session, job_id)
+        if not unnamed.is_going(session, job_id):
+            raise Conflict(f"job {job_id} was retried")
 
     def _count_jobs(self, ids: list[str]) -> None:
         with db.reading() as session:
@@ -146,7 +168,7 @@ class Pruner:
             self._go_on()
             try:
                 with db.writing() as session:
-                    self._still_old(session, job_id)
+                    policy.still_past(session, job_id, self._policy.frames_days)
                     message = f"its frames were dropped: it ended more than {self._policy.frames_days:g} days ago"
                     events.append(session, job_id, unnamed.FRAMES_GONE, message, level="warning")
             except (JobNotFound, Conflict):

@@ -24,6 +24,8 @@ from app.store.episodes import FRESH_S
 
 FRAMES_GONE: Final = "job.frames_dropped"
 """Event of a job whose frames were too old to be kept. Its turns name them as before."""
+GOING: Final = "job.going"
+"""Event of an ended job of which it is decided that it goes; some of its episodes may have gone."""
 IMAGE: Final = re.compile(r'"sha256":"([0-9a-f]{64})"')
 
 
@@ -32,10 +34,25 @@ def grace_s() -> float:
     return FRESH_S + max(3600.0, 2 * get_settings().progress_deadline_s)
 
 
+def _said_of(type: str) -> Any:
+    """Ids of the ended jobs of which an event of this type was told since they ended: a retry takes it back."""
+    after_its_end = (col(JobEvent.job_id) == Job.id, col(JobEvent.type) == type, col(JobEvent.at) >= Job.finished_at)
+    return select(col(Job.id)).where(col(Job.state).in_(ENDED), exists().where(*after_its_end))
+
+
 def released() -> Any:
     """Ids of the ended jobs whose frames need no longer be kept."""
-    after_its_end = (col(JobEvent.job_id) == Job.id, col(JobEvent.type) == FRAMES_GONE, col(JobEvent.at) >= Job.finished_at)
-    return select(col(Job.id)).where(exists().where(*after_its_end))
+    return _said_of(FRAMES_GONE)
+
+
+def going(session: Session) -> list[str]:
+    """Ids of the jobs of which it is decided that they go."""
+    return list(session.connection().execute(_said_of(GOING).order_by(col(Job.id))).scalars())
+
+
+def is_going(session: Session, job_id: str) -> bool:
+    """Whether it is decided that the job goes."""
+    return session.connection().execute(_said_of(GOING).where(col(Job.id) == job_id)).first() is not None
 
 
 def _counts(job_id: Any, without: Collection[str]) -> ColumnElement[bool]:

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from core.kit import job, job_events, submit, submit_noop, until, use_settings, write
-from data.flow import bytes_of, eval_tables, filter_tables, run_spec
+from data.flow import bytes_of, eval_tables, files_of, filter_tables, run_spec
 from data.flow import submit as submit_tables
-from play.play_kit import episodes, frame_rows
+from play.play_kit import episodes, frame_rows, retry
 from stores.store_kit import Home, brought, counts
 
 from app.claims import claim
+from app.fsck import __main__ as fsck
 from app.models import Queue
 from app.records import Frame
 from app.retention import __main__ as verb
@@ -27,6 +28,7 @@ from app.retention.policy import Policy
 from app.retention.prune import Pruned, Pruner
 from app.settings import get_settings
 from app.store import episodes as episode_rows
+from app.store import events
 
 DAY_S = 86400.0
 
@@ -129,6 +131,104 @@ def test_a_large_job_goes_a_few_episodes_at_a_time(filled: Home, monkeypatch: py
     monkeypatch.setattr("app.retention.prune.EPISODES_A_TRANSACTION", 1)
     assert prune(jobs=7).episodes == 4
     assert counts()["turn"] == 0
+
+
+def broken_off(job_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin to drop a job, and end after its first episode."""
+    stop = threading.Event()
+    drop = Pruner._drop_episodes
+
+    def then_stop(self: Pruner, id: str) -> int:
+        stop.set()
+        return drop(self, id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.retention.prune.EPISODES_A_TRANSACTION", 1)
+        patch.setattr(Pruner, "_drop_episodes", then_stop)
+        prune(jobs=7, stop=stop)
+    assert len(episodes(job_id)) == 3
+
+
+AFTER_THE_LOOK = {
+    "age": "UPDATE job SET finished_at = finished_at + 800000",
+    "keep": 'UPDATE job SET labels = \'{"keep"\\:"true"}\'',
+    "brought in": "UPDATE imported SET at = at + 800000",
+    "needed": None,
+}
+
+
+@pytest.mark.parametrize("how", AFTER_THE_LOOK)
+@pytest.mark.parametrize("days", [{"jobs": 7}, {"frames": 7}])
+def test_a_job_that_is_to_stay_after_the_look_stays_whole(
+    filled: Home, monkeypatch: pytest.MonkeyPatch, how: str, days: dict[str, int]
+) -> None:
+    stale = Pruner._stale
+
+    def then_changed(self: Pruner, *args: Any) -> Any:
+        found = stale(self, *args)
+        changed.set()
+        return found
+
+    def write_now(*args: Any, **more: Any) -> None:
+        if changed.is_set():
+            changed.clear()
+            statement = AFTER_THE_LOOK[how]
+            write(statement) if statement else submit_tables(filter_tables(jobs=[filled.eval_id, filled.filter_id]))
+
+    changed = threading.Event()
+    monkeypatch.setattr(Pruner, "_stale", then_changed)
+    monkeypatch.setattr(Pruner, "_go_on", write_now)
+    before = counts()
+    prune(**days)
+    after = counts()
+    kept = ("job", "episode", "turn", "frame", "artifact")
+    assert {name: after[name] - before[name] for name in kept} == {**dict.fromkeys(kept, 0), "job": how == "needed"}
+    assert {row.state for row in episodes(filled.eval_id).values()} == {"done"}
+
+
+def test_no_job_begins_to_need_it_while_it_is_decided(filled: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = events.append
+    late: list[Any] = []
+    waited: list[bool] = []
+    thread = threading.Thread(target=lambda: late.append(submit_tables(filter_tables(jobs=[filled.eval_id]))))
+
+    def then_submitted(session: Any, job_id: str, type: str, message: str, **more: Any) -> int:
+        if type == unnamed.GOING and not waited:
+            thread.start()
+            thread.join(0.5)
+            waited.append(not late)
+        return append(session, job_id, type, message, **more)
+
+    monkeypatch.setattr(events, "append", then_submitted)
+    prune(jobs=7)
+    thread.join(30)
+    assert waited == [True]
+    assert (len(late), counts()["episode"]) == (1, 0)
+
+
+def test_a_job_that_is_half_dropped_is_nowhere_taken_for_whole_and_goes_later(
+    filled: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_off(filled.eval_id, monkeypatch)
+    assert {row.state for row in episodes(filled.eval_id).values()} == {"failed"}
+    assert job_events(filled.eval_id)[-1].type == "job.going"
+    assert [problem.sentence for check in fsck.run() for problem in check.problems] == []
+    write('UPDATE job SET labels = \'{"keep"\\:"true"}\' WHERE id = :id', id=filled.eval_id)
+    late = run_spec(filter_tables(jobs=[filled.eval_id]))
+    assert (late.state, files_of(late).get("dataset")) == ("failed", None), "it finds nothing, and not a part"
+    assert prune().jobs == 1, "what was decided is done, whatever the policy is by now"
+    assert episodes(filled.eval_id) == {}
+
+
+def test_a_retry_takes_a_half_dropped_job_back_and_plays_it_whole(filled: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {key: row.sha256 for key, row in episodes(filled.eval_id).items()}
+    write("UPDATE job SET state = 'failed', reason = 'its report failed' WHERE id = :id", id=filled.eval_id)
+    broken_off(filled.eval_id, monkeypatch)
+    assert retry(filled.eval_id).state == "succeeded"
+    prune(jobs=7)
+    found = episodes(filled.eval_id)
+    assert {key: row.sha256 for key, row in found.items()} == before
+    assert {row.state for row in found.values()} == {"done"}
 
 
 def test_it_can_be_stopped_between_two_transactions(filled: Home) -> None:
