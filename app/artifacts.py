@@ -49,7 +49,7 @@ def store_file(
     """
     sha256, size = digest(path)
     name = clean_name(name)
-    relative = f"{clean_name(job_id)}/{sha256[:16]}-{name}"
+    relative = place(job_id, sha256, name)
     put(path, relative)
     return Artifact(
         id=new_id("art"),
@@ -64,6 +64,11 @@ def store_file(
         data=dict(data or {}),
         created_at=time.time(),
     )
+
+
+def place(job_id: str, sha256: str, name: str) -> str:
+    """Where a job's file is, below the root: a folder for each job, and in it a name that tells what is in the file."""
+    return f"{clean_name(job_id)}/{clean_name(f'{sha256[:16]}-{clean_name(name)}')}"
 
 
 def record(session: Session, artifact: Artifact) -> Artifact:

@@ -222,7 +222,7 @@ class Episode(SQLModel, table=True):
     policy_version: str = ""
     model: str | None = None
     state: str
-    """``running`` (a snapshot waits to go on), ``done`` or ``failed``."""
+    """``running`` (a snapshot waits to go on), ``done`` or ``failed`` (with a snapshot when a retry goes on from it)."""
     error: str | None = Field(default=None, sa_column=Column(Text))
     ended: str | None = None
     """How it ended: ``died``, ``length``, or ``turns`` and ``time`` when a limit of the spec ended it."""
@@ -248,7 +248,7 @@ class Episode(SQLModel, table=True):
     timings: dict[str, float] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
     """Milliseconds by part, summed over the turns."""
     snapshot: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
-    """Where a running episode goes on."""
+    """Where an episode that has not come to its end goes on."""
     created_at: float
     finished_at: float | None = None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from app import artifacts
-from app.artifacts import clean_name
 from app.errors import ArtifactDamaged, ArtifactNotFound
 from app.models import Artifact
 from app.transfer.tables import Row
@@ -13,7 +12,7 @@ from app.transfer.tables import Row
 
 def is_its_own(row: Row) -> bool:
     """Whether an artifact's row names the place that ``artifacts.store_file`` gives to the files of its job and no other."""
-    return bool(row["path"] == f"{clean_name(row['job_id'])}/{row['sha256'][:16]}-{clean_name(row['name'])}")
+    return bool(row["path"] == artifacts.place(row["job_id"], row["sha256"], row["name"]))
 
 
 def as_artifact(row: Row) -> Artifact:

@@ -38,6 +38,13 @@ def test_a_stored_file_reads_back_and_its_row_tells_hash_and_size(home: Path, lo
     assert row.path == f"job_1/{sha256[:16]}-train.jsonl", "relative, so that the root may move"
 
 
+@pytest.mark.parametrize("name", ["a" * 80 + ".manifest.json", "b" * 200 + ".jsonl", "c" * 300])
+def test_a_file_with_a_long_name_reads_back(home: Path, local: Path, name: str) -> None:
+    stored = artifacts.store_file(local, job_id="job_1", step_id="stp_1", kind="report", name=name)
+    with artifacts.open_artifact(stored) as file:
+        assert file.read() == local.read_bytes()
+
+
 def test_nothing_but_the_finished_file_is_left_beside_it(home: Path, local: Path) -> None:
     row = keep(local)
     assert files(home) == [row.path]
