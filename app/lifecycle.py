@@ -20,7 +20,7 @@ from app.models import ENDED, Episode, Job, JobState, Outbox, Step, StepState, n
 from app.plots import plot_of
 from app.plots.base import Ending, EpisodeId, JobView, Plot, StepPlan, StepView
 from app.settings import get_settings
-from app.store import events
+from app.store import episodes, events
 
 JOB_MOVES: dict[str, frozenset[str]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
@@ -245,6 +245,7 @@ def _end(session: Session, job: Job, ending: Ending) -> None:
     if ending.summary is not None:
         job.summary = ending.summary
     session.flush()
+    episodes.cut_short(session, job.id, f"the job ended as {ending.state} before the episode did")
     level = {"succeeded": "info", "cancelled": "warning"}.get(ending.state, "error")
     message = f"job {ending.state}" + (f": {ending.reason}" if ending.reason else "")
     events.append(session, job.id, f"job.{ending.state}", message, level=level)

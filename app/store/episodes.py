@@ -79,6 +79,12 @@ def find(session: Session, job_id: str, key: EpisodeKey) -> Episode | None:
     return session.scalars(query).one_or_none()
 
 
+def cut_short(session: Session, job_id: str, why: str) -> None:
+    """End what a job that has ended left running: its turns can be read, and a retry goes on from its snapshot."""
+    running = update(Episode).where(col(Episode.job_id) == job_id, col(Episode.state) == "running")
+    session.connection().execute(running.values(state="failed", error=why, finished_at=db.now()))
+
+
 def save_segment(session: Session, values: dict[str, Any], rows: Sequence[turn_rows.Row]) -> str:
     """Write an episode's row, made new or brought up to date, and its newest turns; give the episode's id.
 

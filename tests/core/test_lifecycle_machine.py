@@ -447,7 +447,8 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 def run_machine(examples: int, moves: int) -> None:
-    with kit.use_settings(SYNTHQ_MAX_ATTEMPTS=str(MAX_ATTEMPTS), SYNTHQ_BACKOFF_S="0", SYNTHQ_CANCEL_GRACE_S="3600"):
+    never = {"SYNTHQ_CANCEL_GRACE_S": "3600", "SYNTHQ_LEASE_S": "3600"}  # on a busy machine time passes too
+    with kit.use_settings(SYNTHQ_MAX_ATTEMPTS=str(MAX_ATTEMPTS), SYNTHQ_BACKOFF_S="0", **never):
         run_state_machine_as_test(
             Lifecycle,
             settings=settings(

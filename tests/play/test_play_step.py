@@ -16,9 +16,10 @@ from play_kit import HERE, begin, episode, episodes, finish, frame_rows, play, p
 from play_policies import asked, end_trouble, make_trouble
 from sqlmodel import select
 
-from app import claims, db, specs
+from app import claims, db, lifecycle, specs
 from app.models import FrameRow
 from app.plots.eval import episodes_of, policy_of
+from app.store import jobs
 from workers.rollout.envs.pixels import decode_png
 from workers.rollout.play import PlayOptions
 from workers.runner import drain_file, worker_id
@@ -328,6 +329,22 @@ def test_a_cancelled_eval_keeps_what_was_played_and_a_retry_goes_on_from_there()
     whole(job_id)
     assert episode(job_id).id == row.id
     assert Counter(asked())[1, row.turns - 1] == 1
+
+
+def test_an_episode_that_nobody_took_up_again_ends_with_its_cancelled_job_and_a_retry_goes_on() -> None:
+    make_trouble("drain", seed=1, turn=10)
+    job_id = submit()
+    assert work() == 1
+    drain_file().unlink()
+    with db.writing() as session:
+        assert lifecycle.cancel(session, jobs.find(session, job_id)).state == "cancelled"
+    row = episode(job_id)
+    assert (row.state, row.error) == ("failed", "the job ended as cancelled before the episode did")
+    assert row.finished_at is not None
+    assert len(turn_rows(row.id)) == row.turns > 10
+    assert retry(job_id).state == "succeeded"
+    whole(job_id)
+    assert (episode(job_id).id, Counter(asked())[1, row.turns - 1]) == (row.id, 1)
 
 
 def test_an_episode_that_ends_its_step_again_and_again_ends_alone() -> None:
