@@ -8,8 +8,8 @@ from app import artifacts
 from app.command_line import Tick
 from app.errors import ArtifactDamaged, ArtifactNotFound, BadFrame
 from app.fsck.findings import Check, pages
-from app.models import Artifact
 from app.pngs import measure
+from app.transfer.files import as_artifact
 from app.transfer.tables import Row, columns_of
 
 
@@ -53,7 +53,7 @@ def artifact_files(check: Check, tick: Tick) -> None:
     """Every artifact: that its bytes are there, and its hash."""
     for _, rows in pages(check, "artifact", "id", columns_of("artifact")):
         for row in rows:
-            artifact = Artifact(**{**row, "parents": [], "data": {}})
+            artifact = as_artifact(row)
             try:
                 artifacts.open_artifact(artifact, verify=True).close()
             except ArtifactNotFound:

@@ -10,19 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from app.plots.eval import policy_of
+from app.store.foreign import OF_THE_SESSION, REPORTED, SESSION
 from app.transfer.tables import Row
-
-FOREIGN: Final = "task-app"
-"""Version on record for an environment that ran in a task app of somebody else's."""
-SESSION: Final = "tracing_v3"
-"""Version on record for an environment of which a tracing v3 database tells."""
-REPORTED: Final = "reported"
-"""Reward of a foreign task app's turn that is counted where the job's own is not told."""
-OF_THE_SESSION: Final = "total_reward"
-"""Return that a tracing v3 session tells beside the sums over its turns."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from app.command_line import Tick, no_tick
 from app.models import ALPHABET, Episode, FrameRow, Job, JobState, Queue, Step, StepState
 from app.records import Frame, ImagePart, Turn
 from app.store import episodes, events, turns
+from app.store.foreign import SESSION
 from app.store.turns import system_text, text_sha256
 from app.transfer import tables
 from app.transfer.messages import Unusable
@@ -221,7 +222,7 @@ def _identity(played: Played, rows: Sequence[turns.Row]) -> dict[str, Any]:
     return {
         "seed": played.seed,
         "env": "crafter",
-        "env_version": "tracing_v3",
+        "env_version": SESSION,
         "split": played.split,
         "task_id": played.task_id,
         "policy": played.label,

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, inspect, text
 
 from app.records import Frame, ImagePart, Message, Outcome, Parsed, Reply, TextPart, Turn
 from app.specs.seeds import MAX_SEED
+from app.store.foreign import OF_THE_SESSION
 from app.transfer import messages
 from app.transfer.messages import ROLES, Prompt, Said, Unusable
 
@@ -309,7 +310,7 @@ def _returns(turns: list[Turn], outcome: Mapping[str, Any]) -> dict[str, float]:
     for turn in turns:
         sums.update(turn.rewards)
     total = outcome.get("total_reward")
-    return {**{name: float(value) for name, value in sums.items()}, **({} if total is None else {"total_reward": float(total)})}
+    return {**{name: float(value) for name, value in sums.items()}, **({} if total is None else {OF_THE_SESSION: float(total)})}
 
 
 def _length(turns: list[Turn], outcome: Mapping[str, Any]) -> int:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
+from core.kit import until
 from play.stand_in import StandIn, calls
 from schemathesis.config import (
     ChecksConfig,
@@ -56,15 +57,6 @@ WRONG: list[Headers] = [
     {"Authorization": f"Basic {KEY}"},
     {"Authorization": KEY},
 ]
-
-
-def until(true: Callable[[], Any], what: str, *, timeout_s: float = 20.0) -> Any:
-    """Wait until something holds; its value. Fails with ``what`` after ``timeout_s``."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := true()):
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.02)
-    return value
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +240,7 @@ def test_a_player_that_dies_is_told_to_its_callers_and_replaced(own_app: Running
         server.always = calls("noop", after_s=30)
         body = flat(policy_name="crafter-react", policy_config={"model": "teacher", "inference_url": server.url})
         playing = pool.submit(own_app.rollout, body)
-        until(lambda: server.asked, "the model is asked")
+        until(lambda: server.asked, 20, "the model is asked")
         os.kill(player, signal.SIGKILL)
         answer = playing.result(20)
 
@@ -265,7 +257,7 @@ def test_its_players_end_with_it(own_app: Running, number: int) -> None:
     assert players
 
     own_app.end(number)
-    until(lambda: all(identity(pid) != who for pid, who in players.items()), "the players are gone")
+    until(lambda: all(identity(pid) != who for pid, who in players.items()), 20, "the players are gone")
 
 
 def test_rollouts_that_are_under_way_at_the_end_are_told_so(own_app: Running) -> None:
@@ -273,7 +265,7 @@ def test_rollouts_that_are_under_way_at_the_end_are_told_so(own_app: Running) ->
         server.always = calls("noop", after_s=30)
         body = flat(policy_name="crafter-react", policy_config={"model": "teacher", "inference_url": server.url})
         playing = pool.submit(httpx.post, f"{own_app.url}/rollout", json=body, timeout=30, trust_env=False)
-        until(lambda: server.asked, "the model is asked")
+        until(lambda: server.asked, 20, "the model is asked")
         own_app.end()
         answer = playing.result(20)
 

@@ -109,6 +109,18 @@ class Totals:
         self.timings.update(turn.timings)
         self.chain = turn_rows.chained(self.chain, row)
 
+    def figures(self) -> dict[str, Any]:
+        """Columns of an episode's row that the turns alone decide."""
+        return {
+            "turns": self.turns,
+            "returns": {name: float(value) for name, value in self.returns.items()},
+            "outcomes": dict(self.outcomes),
+            "terminated": self.terminated,
+            "truncated": self.truncated,
+            "sha256": self.chain,
+            "timings": {name: round(value, 3) for name, value in self.timings.items()},
+        }
+
 
 class Game:
     """One running episode: a world, a policy in it, and what happened so far."""
@@ -261,22 +273,16 @@ class Game:
 
     def figures(self) -> dict[str, Any]:
         """What the episode's row keeps of its turns so far: who played, how it ended, the sums, the hash."""
-        env, totals = self.env, self.totals
+        env = self.env
         achievements = env.unlocked()
         return {
             "policy_version": self.policy.version,
             "model": self.policy.model,
             "ended": self.ended,
-            "turns": totals.turns,
             "length": env.length,
-            "returns": {name: float(value) for name, value in totals.returns.items()},
             "achievements": achievements,
             "unlocked": len(achievements),
-            "outcomes": dict(totals.outcomes),
-            "terminated": totals.terminated,
-            "truncated": totals.truncated,
-            "sha256": totals.chain,
-            "timings": {name: round(value, 3) for name, value in totals.timings.items()},
+            **self.totals.figures(),
         }
 
     def snapshot(self) -> bytes:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from app.errors import BadSnapshot, InvalidInput
+from app.errors import InvalidInput
 from app.records import EpisodeKey, Reply
 from workers.rollout.actions import MAX_ACTIONS, format_reply
 from workers.rollout.envs.base import Environment
 from workers.rollout.policies.base import Request
+from workers.rollout.policies.keyed import Key, from_snapshot, key_of, to_snapshot
 
 _DRAW_BYTES = 8
 
@@ -33,11 +33,11 @@ class Random:
         if not 1 <= actions_per_turn <= MAX_ACTIONS:
             raise InvalidInput(f"actions_per_turn must be 1 to {MAX_ACTIONS}, not {actions_per_turn!r}")
         self.actions_per_turn = actions_per_turn
-        self._key: tuple[int, int, int, int] | None = None
+        self._key: Key | None = None
 
     def begin(self, env: Environment, key: EpisodeKey, *, sampling_seed: int) -> None:
         """Remember what keys the draws."""
-        self._key = (sampling_seed, key.iteration, key.seed, key.member)
+        self._key = key_of(key, sampling_seed)
 
     async def reply(self, request: Request) -> Reply:
         """Draw this turn's actions."""
@@ -60,19 +60,11 @@ class Random:
 
     def snapshot(self) -> bytes:
         """The four numbers that key the draws, as JSON."""
-        return json.dumps({"policy": self.version, "key": self._key}).encode()
+        return to_snapshot(self.version, self._key)
 
     def restore(self, snapshot: bytes) -> None:
         """Take over the numbers of a snapshot."""
-        try:
-            value = json.loads(snapshot)
-            version, key = value["policy"], value["key"]
-            numbers = None if key is None else tuple(map(int, key))
-        except (ValueError, KeyError, TypeError):
-            raise BadSnapshot("these bytes are no snapshot of the random policy") from None
-        if version != self.version or (numbers is not None and len(numbers) != 4):
-            raise BadSnapshot(f"this is a snapshot of {version!r}; {self.version!r} cannot go on from it")
-        self._key = numbers
+        self._key = from_snapshot(snapshot, self.version, self.name)
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -18,8 +18,9 @@ Others, which do not know it, go by the contract."""
 def turns_of(spec: EvalSpec, label: str) -> int:
     """Most turns of an episode of a policy."""
     table = spec.eval
-    asks = policy_name(label)[0] == OPENAI and table.max_llm_calls is not None
-    return min(table.max_turns, table.max_llm_calls) if asks and table.max_llm_calls else table.max_turns
+    if policy_name(label)[0] == OPENAI and table.max_llm_calls is not None:
+        return min(table.max_turns, table.max_llm_calls)
+    return table.max_turns
 
 
 def rollout_body(spec: EvalSpec, label: str, key: EpisodeKey, *, run_id: str) -> dict[str, Any]:

@@ -20,15 +20,12 @@ from app.records import EpisodeKey, Frame, ImagePart, Message, Outcome, Parsed, 
 from app.specs.eval import EvalSpec
 from app.specs.policies import OPENAI, policy_name
 from app.store import turns as turn_rows
+from app.store.foreign import FOREIGN, REPORTED
 from workers.rollout import actions, envs, prompts
 from workers.rollout.envs.pixels import decode_png
 from workers.rollout.play import Totals
 from workers.transport.trace import FORMAT, Trace, unpack
 
-FOREIGN = "task-app"
-"""The version on record for an environment and a policy that are somebody else's."""
-REPORTED = "reported"
-"""Name of a reward that a task app told without saying which it is."""
 MOST_ACTIONS = 20
 """What the contract's environment takes in one call."""
 
@@ -87,16 +84,10 @@ class _Foreign:
             "policy_version": FOREIGN,
             "model": variant if name == OPENAI else None,
             "ended": _ended(answer, totals),
-            "turns": totals.turns,
             "length": length,
-            "returns": dict(totals.returns),
             "achievements": achievements,
             "unlocked": len(achievements),
-            "outcomes": dict(totals.outcomes),
-            "terminated": totals.terminated,
-            "truncated": totals.truncated,
-            "sha256": totals.chain,
-            "timings": dict(totals.timings),
+            **totals.figures(),
             "last_frame": None,
         }
         return Trace(episode=episode, rows=tuple(rows), frames=tuple(self.frames.values()), texts=self.texts)

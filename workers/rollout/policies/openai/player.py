@@ -5,17 +5,17 @@ What it answers is kept as it came. Nothing is made up for an answer that is mis
 
 from __future__ import annotations
 
-import json
 from hashlib import blake2b
 from typing import Any, Final
 
-from app.errors import BadSnapshot, InvalidInput
+from app.errors import InvalidInput
 from app.records import EpisodeKey, ImagePart, Reply
 from app.store.spending import JobMeter, Tokens, cost
 from workers.rollout import prompts
 from workers.rollout.envs.base import Environment
 from workers.rollout.envs.pixels import decode_png
 from workers.rollout.policies.base import Request
+from workers.rollout.policies.keyed import Key, from_snapshot, key_of, to_snapshot
 from workers.rollout.policies.openai import answer
 from workers.rollout.policies.openai.body import Body, Dialect, messages, most_tokens
 from workers.rollout.policies.openai.endpoint import Endpoint
@@ -76,11 +76,11 @@ class OpenAI:
             self._sampling["chat_template_kwargs"] = {"enable_thinking": _THINKING[thinking_mode]}
         if thinking_budget is not None:
             self._sampling["thinking_budget"] = thinking_budget
-        self._key: tuple[int, int, int, int] | None = None
+        self._key: Key | None = None
 
     def begin(self, env: Environment, key: EpisodeKey, *, sampling_seed: int) -> None:
         """Remember what keys the seeds that are sent. What was learned of the endpoint stays."""
-        self._key = (sampling_seed, key.iteration, key.seed, key.member)
+        self._key = key_of(key, sampling_seed)
 
     async def reply(self, request: Request) -> Reply:
         """Ask for one turn's reply.
@@ -163,19 +163,11 @@ class OpenAI:
 
     def snapshot(self) -> bytes:
         """The four numbers that key the seeds, as JSON. Neither the key of the endpoint nor its address."""
-        return json.dumps({"policy": self.version, "key": self._key}).encode()
+        return to_snapshot(self.version, self._key)
 
     def restore(self, snapshot: bytes) -> None:
         """Take over the numbers of a snapshot."""
-        try:
-            value = json.loads(snapshot)
-            version, key = value["policy"], value["key"]
-            numbers = None if key is None else tuple(map(int, key))
-        except (ValueError, KeyError, TypeError):
-            raise BadSnapshot("these bytes are no snapshot of the openai policy") from None
-        if version != self.version or (numbers is not None and len(numbers) != 4):
-            raise BadSnapshot(f"this is a snapshot of {version!r}; {self.version!r} cannot go on from it")
-        self._key = numbers
+        self._key = from_snapshot(snapshot, self.version, self.name)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -1,0 +1,34 @@
+"""The four numbers that key every draw of a policy that remembers nothing else, and their way through a snapshot."""
+
+from __future__ import annotations
+
+import json
+
+from app.errors import BadSnapshot
+from app.records import EpisodeKey
+
+Key = tuple[int, int, int, int]
+"""(sampling seed, iteration, seed, member)"""
+
+
+def key_of(episode: EpisodeKey, sampling_seed: int) -> Key:
+    """The numbers of an episode."""
+    return sampling_seed, episode.iteration, episode.seed, episode.member
+
+
+def to_snapshot(version: str, key: Key | None) -> bytes:
+    """The numbers as JSON, under the version of the policy; None before the first episode."""
+    return json.dumps({"policy": version, "key": key}).encode()
+
+
+def from_snapshot(snapshot: bytes, version: str, name: str) -> Key | None:
+    """The inverse of ``to_snapshot``, for the policy of that version and name. Raises BadSnapshot."""
+    try:
+        value = json.loads(snapshot)
+        found, key = value["policy"], value["key"]
+        numbers = None if key is None else tuple(map(int, key))
+    except (ValueError, KeyError, TypeError):
+        raise BadSnapshot(f"these bytes are no snapshot of the {name} policy") from None
+    if found != version or (numbers is not None and len(numbers) != 4):
+        raise BadSnapshot(f"this is a snapshot of {found!r}; {version!r} cannot go on from it")
+    return None if numbers is None else (numbers[0], numbers[1], numbers[2], numbers[3])
