@@ -52,7 +52,7 @@ $(DEMO): | $(RUN)
 	@touch $@
 
 $(DEV): | $(RUN)
-	@$(call install,embedded$(COMMA)flower$(COMMA)postgres$(COMMA)gym$(COMMA)dev)
+	@$(call install,embedded$(COMMA)flower$(COMMA)postgres$(COMMA)gym$(COMMA)model$(COMMA)dev)
 	@touch $@ $(DEMO)
 
 # An environment holds its own path; one that was made elsewhere (a moved or copied checkout) is made anew.

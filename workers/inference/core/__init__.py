@@ -1,0 +1,1 @@
+"""The batching engine: many prompts at once through one model, without HTTP."""

@@ -1,0 +1,34 @@
+"""What a model is given: token ids and pictures, ready for the tower. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A picture as the vision tower reads it."""
+
+    sha256: str
+    """Of the PNG bytes that it was made from."""
+    patches: NDArray[np.float32]
+    """[t * h * w, channels * temporal * patch * patch], in the order of the processor."""
+    grid: tuple[int, int, int]
+    """Patches in time, height and width, before the merge."""
+
+    def tokens(self, merge: int) -> int:
+        """How many tokens it has in a prompt, where ``merge`` x ``merge`` patches become one."""
+        return self.grid[0] * self.grid[1] * self.grid[2] // merge**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A prompt as the language model reads it."""
+
+    ids: tuple[int, ...]
+    """Token ids; each picture stands as as many image tokens as it has."""
+    pictures: tuple[Picture, ...] = ()
+    """In the order in which they stand in ``ids``."""
