@@ -110,7 +110,7 @@ def _eval_options(command: F) -> F:
                 multiple=True,
                 help="Who plays; repeatable, or a comma list.",
             ),
-            click.option("--model", metavar="NAME", help="A model that plays."),
+            click.option("--model", metavar="REF", help="A model that plays: a folder, a hub id or an artifact's id."),
             click.option("--policy-config", metavar="JSON", help="Values of eval.policy_config, as a JSON object."),
         )
     ):
@@ -159,8 +159,8 @@ def _eval(**flags: Any) -> int:
     given = Overrides()
     given.add("--env", "eval.env", own["env"])
     given.add("--seeds", "eval.seeds", own["seeds"])
-    given.add("--policy", "eval.policies", _comma_list(own["policies"]))
-    given.add("--model", "eval.model", own["model"])
+    given.add("--policy", "eval.policies", tuple(_label(name) for name in _comma_list(own["policies"])))
+    given.add("--model", "eval.model", _found(own["model"]))
     given.add_object("--policy-config", "eval.policy_config", own["policy_config"])
     return _submit("eval", common, given)
 
@@ -223,6 +223,22 @@ def _train(kind: str | None, flags: Json) -> int:
     for flag, value in own.items():
         given.add(f"--{flag.replace('_', '-')}", flag, value)
     return _submit(kind, common, given)
+
+
+def _found(ref: str | None) -> str | None:
+    """A model as a spec names it: a folder that is here by its whole path, for the workers stand elsewhere."""
+    if ref is None:
+        return None
+    folder = Path(ref).expanduser()
+    if ref.startswith((".", "~")) and not folder.is_dir():
+        raise BadFlag(f"there is no folder {ref} for a model")
+    return str(folder.absolute()) if ref and folder.is_dir() else ref
+
+
+def _label(name: str) -> str:
+    """A policy's label, a model's folder in it by its whole path."""
+    policy, colon, ref = name.partition(":")
+    return f"{policy}:{_found(ref)}" if policy == "model" and colon else name
 
 
 def _comma_list(values: Sequence[str]) -> tuple[str, ...]:

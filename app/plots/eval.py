@@ -8,11 +8,14 @@ from typing import Any
 
 from app.models import JobState, Queue, StepState
 from app.plots.base import Ending, EpisodeId, JobView, StepPlan, StepView
+from app.specs.policies import MODEL, policy_name
 
 STEPS_WANTED = 16
 """Steps that an eval is cut into when it is small, so that several workers share it."""
 MOST_EPISODES_A_STEP = 8
 """Episodes in one step when the eval is large: enough to make a step's own cost small, few enough to lose little in a crash."""
+SHARES_WANTED = 4
+"""Steps that a small eval of a model is cut into: episodes of one step share an engine's batch, so there are fewer of them."""
 
 
 def episodes_of(spec: dict[str, Any]) -> list[EpisodeId]:
@@ -28,13 +31,32 @@ def policy_of(spec: dict[str, Any], member: int) -> str:
     return str(table["policies"][member // table["episodes_per_seed"]])
 
 
-def _chunks(episodes: list[EpisodeId], size: int | None) -> list[list[EpisodeId]]:
-    size = size or min(MOST_EPISODES_A_STEP, max(1, -(-len(episodes) // STEPS_WANTED)))
+def _chunks(episodes: list[EpisodeId], size: int | None, *, most: int, wanted: int) -> list[list[EpisodeId]]:
+    size = size or min(most, max(1, -(-len(episodes) // wanted)))
     return [episodes[i : i + size] for i in range(0, len(episodes), size)]
 
 
-def _play(key: str, episodes: list[EpisodeId]) -> StepPlan:
-    payload = {"episodes": [list(episode) for episode in episodes]}
+def _shares(spec: dict[str, Any], episodes: list[EpisodeId]) -> list[tuple[str | None, list[EpisodeId]]]:
+    """The episodes as steps play them. Those of a model that synthq serves stand apart, under its label: an engine that serves
+    one model at a time is then asked for one after the other."""
+    table = spec["eval"]
+    size = table.get("episodes_per_step")
+    models = [label for label in table["policies"] if policy_name(label)[0] == MODEL]
+    rest = [episode for episode in episodes if policy_of(spec, episode[2]) not in models]
+    shares: list[tuple[str | None, list[EpisodeId]]] = [
+        (None, chunk) for chunk in _chunks(rest, size, most=MOST_EPISODES_A_STEP, wanted=STEPS_WANTED)
+    ]
+    for label in models:
+        own = [episode for episode in episodes if policy_of(spec, episode[2]) == label]
+        most = table["episodes_in_flight"]
+        shares += [(label, chunk) for chunk in _chunks(own, size, most=most, wanted=SHARES_WANTED)]
+    return shares
+
+
+def _play(key: str, episodes: list[EpisodeId], label: str | None) -> StepPlan:
+    payload: dict[str, Any] = {"episodes": [list(episode) for episode in episodes]}
+    if label is not None:
+        payload["policy"] = label
     return StepPlan(key=key, kind="play", queue=Queue.ROLLOUT, payload=payload, total=len(episodes))
 
 
@@ -51,8 +73,8 @@ class EvalPlot:
     def begin(self, job: JobView) -> list[StepPlan]:
         done = job.done_episodes()
         missing = [episode for episode in episodes_of(job.spec) if episode not in done]
-        chunks = _chunks(missing, job.spec["eval"].get("episodes_per_step"))
-        return [_play(f"play/{i:05d}", chunk) for i, chunk in enumerate(chunks)] or [REPORT]
+        shares = _shares(job.spec, missing)
+        return [_play(f"play/{i:05d}", chunk, label) for i, (label, chunk) in enumerate(shares)] or [REPORT]
 
     def advance(self, job: JobView, steps: Sequence[StepView]) -> list[StepPlan] | Ending:
         report = next((step for step in steps if step.kind == "report"), None)
@@ -66,7 +88,7 @@ class EvalPlot:
         """The episodes of a failed step, each in a step of its own: what ended the step then ends only itself."""
         made = {step.key for step in steps}
         alone = [
-            _play(f"{step.key}/{i}", [(episode[0], episode[1], episode[2])])
+            _play(f"{step.key}/{i}", [(episode[0], episode[1], episode[2])], step.payload.get("policy"))
             for step in steps
             if step.state == StepState.FAILED and len(step.payload["episodes"]) > 1
             for i, episode in enumerate(step.payload["episodes"])

@@ -31,7 +31,7 @@ def _bare(key: str) -> bool:
     return bool(key) and all(c.isascii() and (c.isalnum() or c in "_-") for c in key)
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
     """One name stands for a list of one."""
     return [value] if isinstance(value, str) else value
 
@@ -53,7 +53,7 @@ Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Words = Annotated[
     tuple[Word, ...],
     Field(strict=False, max_length=1000),
-    BeforeValidator(_listed, json_schema_input_type=Word | list[Word]),
+    BeforeValidator(listed, json_schema_input_type=Word | list[Word]),
 ]
 """A list of names; one name alone is accepted."""
 

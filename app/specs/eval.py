@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     StringConstraints,
     ValidationInfo,
@@ -16,107 +17,23 @@ from pydantic import (
 
 from app.errors import did_you_mean
 from app.specs import crafter
-from app.specs.base import BASE_URL, HTTP_URL, NAME, VARIABLE, Clash, Compat, Spec, Table, Word, Words
+from app.specs.base import BASE_URL, NAME, Clash, Compat, Spec, Table, Word, listed
 from app.specs.draft import shown
-from app.specs.policies import OPENAI, POLICIES, VIEWS, PolicyOptions, policy_name
+from app.specs.engine import VLLM_ONLY, VllmTable, ref_fault, too_small
+from app.specs.policies import MODEL, OPENAI, POLICIES, VIEWS, PolicyOptions, policy_name
+from app.specs.policy_config import MODEL_KEYS, PROVIDERS, REQUEST_KEYS, SERVED_KEYS, PolicyConfig
 from app.specs.seeds import Seeds
-from app.specs.vision import disagreement
 
 SEED_POLICY = "crafter-react"
 """The name that files of the followed project give to a policy that asks a model."""
-PROVIDERS = {
-    "openai": "https://api.openai.com/v1",
-    "groq": "https://api.groq.com/openai/v1",
-    "openrouter": "https://openrouter.ai/api/v1",
-}
-"""Endpoints that are known by name; any other is told by its address."""
-
-REQUEST_KEYS = (
-    "top_p",
-    "max_tokens",
-    "tool_choice",
-    "deadline_s",
-    "detail",
-    "reasoning_effort",
-    "thinking_mode",
-    "thinking_budget",
-)
-"""Keys of `policy_config` that say how a model is asked."""
-MODEL_KEYS = (*REQUEST_KEYS, "provider", "inference_url", "api_key_env")
-"""Keys of `policy_config` that only a policy with a model reads."""
-
 Turns = Annotated[int, Field(ge=1, le=100_000)]
-
-
-class PolicyConfig(Table):
-    """What a policy is shown and how it may answer."""
-
-    use_vision: bool = True
-    """The frame is part of the prompt."""
-    image_only_mode: bool = False
-    """The prompt's user message is the frame alone: no description, no history. Needs `use_vision`."""
-    rules: Literal["none", "short", "full"] = "short"
-    """How much of the environment's rules the system message tells."""
-    history: Annotated[int, Field(ge=0, le=64)] = 3
-    """How many of the last turns are told as text; 0 in `image_only_mode`."""
-    max_actions: Annotated[int, Field(ge=1, le=8)] = 8
-    """How many actions one reply may hold."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the probability that a model samples from."""
-    max_tokens: Annotated[int, Field(ge=1, le=131_072)] = 512
-    """Most tokens in one reply of a model."""
-    use_tools: bool | None = None
-    """Must agree with `eval.reply_format`: true goes with `tool_call`, false with `text`."""
-    tool_choice: Literal["auto", "required"] = "auto"
-    """Whether a model must call the tool."""
-    provider: Literal["openai", "groq", "openrouter"] | None = None
-    """Who serves a model: its address, and the variable with the key (`OPENAI_API_KEY` and so on)."""
-    inference_url: Annotated[str, StringConstraints(pattern=HTTP_URL, max_length=1000)] | None = None
-    """Where a model is served, by the OpenAI-compatible base address `http://HOST:PORT/v1`; in place of `provider`."""
-    api_key_env: Annotated[str, StringConstraints(pattern=VARIABLE, max_length=200)] | None = None
-    """Name of the variable that holds the endpoint's key where the workers run; no value: the provider's, or no key at all for
-    an `inference_url`. The key itself is never stored."""
-    deadline_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
-    """Seconds for one reply in all: every attempt, every wait between them."""
-    detail: Literal["auto", "low", "high"] = "auto"
-    """How closely an endpoint should look at the picture."""
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
-    """How much a reasoning model should think; sent only when given."""
-    thinking_mode: Literal["think", "no_think"] | None = None
-    """Switches the thinking of a Qwen-like model on or off in its chat template; sent only when given."""
-    thinking_budget: Annotated[int, Field(ge=0, le=131_072)] | None = None
-    """Most tokens of thinking, for servers that know it; sent only when given."""
-    supports_vision: bool | None = None
-    """What is said of the model; must agree with `use_vision`."""
-    max_images_per_message: Annotated[int, Field(ge=0, le=16)] | None = None
-    """Most pictures in one message of the prompt, which has one with `use_vision` and none without."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_history_in_image_only_mode(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("image_only_mode") is True and "history" not in value:
-            return {**value, "history": 0}
-        return value
-
-    def checks(self) -> Iterator[Clash]:
-        pictures = {"use_vision": self.use_vision, "supports_vision": self.supports_vision}
-        yield from disagreement({**pictures, "max_images_per_message": self.max_images_per_message})
-        if self.image_only_mode and not self.use_vision:
-            yield Clash("image_only_mode", "true needs use_vision = true: without the picture nothing is left to show")
-        if self.image_only_mode and self.history > 0:
-            yield Clash("history", f"{self.history} turns of text cannot be told in image_only_mode; write history = 0")
-        if self.provider is not None and self.inference_url is not None:
-            yield Clash("inference_url", f'provider = "{self.provider}" has an address of its own; keep one of the two')
-
-    @property
-    def endpoint(self) -> str | None:
-        """The base address where a model is asked; None when neither key says it."""
-        return self.inference_url or (PROVIDERS[self.provider] if self.provider else None)
-
-    @property
-    def key_variable(self) -> str | None:
-        """Name of the variable with the endpoint's key; None when it takes none."""
-        return self.api_key_env or (f"{self.provider.upper()}_API_KEY" if self.provider else None)
+Label = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+"""A policy's name, or ``name:variant``; a variant may be a path."""
+Labels = Annotated[
+    tuple[Label, ...],
+    Field(strict=False, min_length=1, max_length=16),
+    BeforeValidator(listed, json_schema_input_type=Label | list[Label]),
+]
 
 
 class Budget(Table):
@@ -147,13 +64,19 @@ class EvalTable(Table):
     """The seeds to play: `"0-9"`, `"0,3,7-9"`, one number, or a list of those; 0 to 2147483647, 100,000 at most."""
     episodes_per_seed: Annotated[int, Field(ge=1, le=1000)] = 1
     """Episodes of each seed by each policy."""
-    policies: Annotated[Words, Field(min_length=1, max_length=16)] = ("scripted",)
+    policies: Labels = ("scripted",)
     """Who plays the seeds, each by name or `name:variant`: `random`; `scripted`, or `scripted:omniscient`, `scripted:visible`
-    and `scripted:reactive` by what it may know; `openai:MODEL`, a model at `policy_config.provider` or `inference_url`."""
+    and `scripted:reactive` by what it may know; `model:REF`, a model that synthq serves, by the whole path of its folder, its
+    hub id or an artifact's id, adapters likewise; `openai:MODEL`, a model at `policy_config.provider` or `inference_url`."""
     policy_options: PolicyOptions = PolicyOptions()
     """Options of a policy, in a table under its name: `[eval.policy_options.scripted]`."""
-    model: Word | None = None
-    """The model that `openai` (or `crafter-react`) asks, when its own name says none."""
+    model: Label | None = None
+    """The model that plays, or that `openai`, `model` or `crafter-react` ask when their own names say none: one at an endpoint
+    when `policy_config.provider` or `inference_url` names one, else one that synthq serves."""
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """What serves the models; `auto`: what the inference workers have."""
+    episodes_in_flight: Annotated[int, Field(ge=1, le=256)] = 16
+    """Episodes of a model that one step has under way at once, so that the engine's batch is full."""
     budget: Budget = Budget()
     """What the job may ask of paid endpoints."""
     max_turns: Turns = 10_000
@@ -194,18 +117,19 @@ class EvalTable(Table):
     @model_validator(mode="before")
     @classmethod
     def _the_model_completes_its_policy(cls, value: Any) -> Any:
-        """`crafter-react` is `openai`, and an `openai` without a model asks `model`; a model alone plays alone."""
+        """A model alone plays alone; `crafter-react`, and an `openai` or `model` without a model, ask `model`."""
         if not isinstance(value, dict):
             return value
         model, given = value.get("model"), value.get("policies")
+        asks = _asks(value)
         labels = [given] if isinstance(given, str) else given
         if labels is None and isinstance(model, str):
-            labels = [OPENAI]
+            labels = [asks]
         if not isinstance(labels, list | tuple):
             return value
-        named = [OPENAI if label == SEED_POLICY else label for label in labels]
-        asked = f"{OPENAI}:{model}" if isinstance(model, str) else OPENAI
-        return {**value, "policies": [asked if label == OPENAI else label for label in named]}
+        named = [asks if label == SEED_POLICY else label for label in labels]
+        bare = (OPENAI, MODEL) if isinstance(model, str) else ()
+        return {**value, "policies": [f"{label}:{model}" if label in bare else label for label in named]}
 
     @model_validator(mode="before")
     @classmethod
@@ -253,30 +177,49 @@ class EvalTable(Table):
                 yield Clash(
                     f"policies.{i}", f"{shown(label)} needs policy_config.provider ({known}) or policy_config.inference_url"
                 )
+            elif name == MODEL:
+                yield from self._served(f"policies.{i}", label, variant)
             elif name == "scripted" and variant is not None and variant not in VIEWS:
                 yield Clash(
                     f"policies.{i}", f"scripted has no view {variant!r}{did_you_mean(variant, VIEWS)} (it has {', '.join(VIEWS)})"
                 )
             elif name == "random" and variant is not None:
                 yield Clash(f"policies.{i}", f"random has no variants, so not {shown(label)}")
-        if self.model is not None and not any(label == f"{OPENAI}:{self.model}" for label in self.policies):
-            yield Clash("model", f"{shown(self.model)} is asked by none of the policies; add {shown(f'{OPENAI}:{self.model}')}")
+        asked = {f"{name}:{self.model}" for name in (OPENAI, MODEL)}
+        if self.model is not None and not asked & set(self.policies):
+            near = f"{OPENAI if self.policy_config.endpoint else MODEL}:{self.model}"
+            yield Clash("model", f"{shown(self.model)} is asked by none of the policies; add {shown(near)}")
         names = {policy_name(label)[0] for label in self.policies}
         for name in self.policy_options.names():
             if name not in names:
                 yield Clash(f"policy_options.{name}", f"{name!r} does not play here{did_you_mean(name, names)}")
 
+    def _served(self, key: str, label: str, ref: str | None) -> Iterator[Clash]:
+        """What is asked of a model that synthq serves."""
+        if not ref:
+            yield Clash(key, "model needs one: write model:REF, or set eval.model")
+        elif fault := ref_fault(ref):
+            yield Clash(key, fault)
+        elif self.task_app_url is not None:
+            yield Clash(key, f"a task app cannot ask {shown(label)}, which is served inside this system; remove task_app_url")
+
     def options_of(self, label: str) -> dict[str, Any]:
         """What the policy with a label is built with, by keyword."""
         name, _ = policy_name(label)
-        if name != OPENAI:
+        if name not in (OPENAI, MODEL):
             return self.policy_options.of(name)
-        return {
-            **{key: getattr(self.policy_config, key) for key in REQUEST_KEYS},
-            "endpoint": self.policy_config.endpoint,
-            "api_key_env": self.policy_config.key_variable,
+        keys = REQUEST_KEYS if name == OPENAI else SERVED_KEYS
+        asked = {
+            **{key: getattr(self.policy_config, key) for key in keys},
             "temperature": self.temperature,
             "upscale_to": self.env_config.upscale_to if isinstance(self.env_config, crafter.CrafterConfig) else None,
+        }
+        if name == MODEL:
+            return asked
+        return {
+            **asked,
+            "endpoint": self.policy_config.endpoint,
+            "api_key_env": self.policy_config.key_variable,
             "input_usd_per_million": self.budget.input_usd_per_million,
             "output_usd_per_million": self.budget.output_usd_per_million,
         }
@@ -284,6 +227,13 @@ class EvalTable(Table):
     def env_settings(self) -> dict[str, Any]:
         """What the environment is built with, by keyword."""
         return self.env_config if isinstance(self.env_config, dict) else self.env_config.settings()
+
+
+def _asks(table: dict[str, Any]) -> str:
+    """Which policy a raw table's model is asked by: the one for endpoints where it names one."""
+    config = table.get("policy_config")
+    told = isinstance(config, dict) and (config.get("provider") is not None or config.get("inference_url") is not None)
+    return OPENAI if told or table.get("task_app_url") is not None else MODEL
 
 
 def _enabled_strategy(table: dict[str, Any]) -> str | None:
@@ -322,6 +272,7 @@ SEED_KEYS = Compat(
         "eval.env_file": "a spec reads no env files; set the variables in the shell, and ${VAR} in the spec finds them",
         "eval.system_hint": "the prompt's rules are chosen by eval.policy_config.rules; remove the key",
         "eval.policy_config.system_hint": "the prompt's rules are chosen by eval.policy_config.rules; remove the key",
+        "vllm.use_cudagraph": "enforce_eager says it, the other way round; write that",
         "eval.policy_config.api_key": "a spec is stored with its job, so it holds no secrets; name the variable in api_key_env",
     },
     settled={
@@ -370,6 +321,18 @@ class EvalSpec(Spec):
     """What kind of job this is."""
     eval: EvalTable
     """Who plays what, how often, and what is kept."""
+    vllm: VllmTable = VllmTable()
+    """How the models are served, by either engine."""
+
+    def checks(self) -> Iterator[Clash]:
+        if self.served:
+            policy = self.eval.policy_config
+            yield from too_small(self.vllm, pictures=int(policy.use_vision), max_tokens=policy.max_tokens)
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """Labels of the policies that ask a model which synthq serves."""
+        return tuple(label for label in self.eval.policies if policy_name(label)[0] == MODEL)
 
     @property
     def episodes(self) -> int:
@@ -410,16 +373,27 @@ class EvalSpec(Spec):
 
     def _for_models_only(self, names: set[str]) -> Iterator[str]:
         """Keys that nobody who plays here reads."""
+        table = self.eval
+        if MODEL not in names:
+            for key in VllmTable.model_fields:
+                if getattr(self.vllm, key) != VllmTable.model_fields[key].default:
+                    yield f"vllm.{key}: only models that synthq serves (model:REF) have use for it"
+        elif table.engine == "transformers":
+            for key in VLLM_ONLY:
+                if getattr(self.vllm, key) != VllmTable.model_fields[key].default:
+                    yield f'vllm.{key}: the engine "transformers" does not read it'
         if OPENAI in names or names - set(POLICIES):
             return
         who = " or ".join(self.eval.policies)
         for key in MODEL_KEYS:
+            if MODEL in names and key in SERVED_KEYS:
+                continue
             if getattr(self.eval.policy_config, key) != PolicyConfig.model_fields[key].default:
-                yield f"eval.policy_config.{key}: only models read it, not {who}"
-        if self.eval.temperature != 1.0:
+                yield f"eval.policy_config.{key}: only models {'at an endpoint ' * (MODEL in names)}read it, not {who}"
+        if self.eval.temperature != 1.0 and MODEL not in names:
             yield f"eval.temperature: only models read it, not {who}"
         if self.eval.budget != Budget():
-            yield f"eval.budget: only models spend, not {who}"
+            yield f"eval.budget: only models at an endpoint spend, not {who}"
 
 
 def _picture_cautions(config: crafter.CrafterConfig, policy: PolicyConfig) -> Iterator[str]:

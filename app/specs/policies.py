@@ -8,12 +8,14 @@ from pydantic import ConfigDict, Field
 
 from app.specs.base import Table
 
-POLICIES = ("random", "scripted", "openai")
+POLICIES = ("random", "scripted", "openai", "model")
 """The policies that synthq has itself."""
 VIEWS = ("omniscient", "visible", "reactive")
 """The variants of ``scripted``: what it may know."""
 OPENAI = "openai"
 """The policy that asks a model at an OpenAI-compatible endpoint; its variant is the model's name."""
+MODEL = "model"
+"""The policy that asks a model which synthq serves itself; its variant is a folder, a hub id or an artifact."""
 
 
 def policy_name(label: str) -> tuple[str, str | None]:

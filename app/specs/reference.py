@@ -53,7 +53,8 @@ def _lines() -> Iterator[str]:
         yield ""
         yield spec.__doc__ or ""
         yield ""
-        yield from _tables(whole, whole["properties"][kind], kind)
+        for table in (kind, *(key for key in whole["properties"] if key not in Spec.model_fields and key != kind)):
+            yield from _tables(whole, whole["properties"][table], table)
         yield from _compat(spec)
     yield "## Kinds to come"
     yield ""

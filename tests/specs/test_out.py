@@ -103,7 +103,7 @@ def test_there_are_configs_of_every_kind() -> None:
 def test_every_default_is_written_out_in_the_order_of_the_tables() -> None:
     spec = specs.build({"eval": {"seeds": 1}}, env={})
     whole = specs.resolved(spec)
-    assert list(whole) == ["kind", "schema_version", "name", "eval"]
+    assert list(whole) == ["kind", "schema_version", "name", "eval", "vllm"]
     assert list(whole["eval"]) == list(specs.EvalTable.model_fields)
     assert list(whole["eval"]["policy_config"]) == list(specs.PolicyConfig.model_fields)
 
