@@ -7,7 +7,7 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -55,6 +55,17 @@ class Settings(BaseSettings):
     """Comma list of variables with keys of model endpoints that a request to the task app may name."""
     task_app_processes: int = Field(0, ge=0, le=256)
     """Processes in which the task app plays; 0: one for each core."""
+
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """The engine that inference workers start; auto: vllm where there is an NVIDIA GPU and an environment with vLLM."""
+    engine_host: str = "127.0.0.1"
+    """Where engines listen; workers on other hosts ask there. Beyond loopback it wants ``engine_key``."""
+    engine_key: str = ""
+    """Key that engines want and rollout workers send; none: loopback only."""
+    engine_idle_s: float = Field(600.0, ge=0)
+    """How long a model stays loaded when no job needs it."""
+    vllm_python: str = ""
+    """The Python of an environment with vLLM; empty: the one of ``make vllm-env``, if it was made."""
 
     lease_s: float = Field(60.0, gt=0)
     """How long a claimed step stays with its worker without a sign of life."""
