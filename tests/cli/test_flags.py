@@ -140,7 +140,7 @@ BAD = {
     "a set without =": ("submit eval --seeds 1 --set eval.seeds", "has no '='"),
     "an unknown key": ("submit eval --seeds 1 --set eval.max_turn=3", "max_turns"),
     "a policy twice": ("submit eval --seeds 1 --policy random,random", "names a policy twice (from --policy)"),
-    "a model": ("submit eval --seeds 1 --model gpt-4o", "needs policy_config.provider (openai, groq, openrouter)"),
+    "a model": ("submit eval --seeds 1 --model gpt-4o", "needs policy_config.provider or policy_config.inference_url"),
     "an unknown key of the policy": ('submit eval --seeds 1 --policy-config {"use_visio":true}', "(from --policy-config)"),
     "bad json": ("submit eval --seeds 1 --policy-config {true}", "--policy-config is not JSON"),
     "a bad name": ("submit eval --seeds 1 --name -", "(from --name)"),
@@ -200,3 +200,12 @@ def test_the_seed_s_own_baseline_command_is_understood(synthq: Synthq) -> None:
     ran = synthq("eval", *flags, "--dry-run", "--json")
     assert ran.code == 0
     assert ran.json["spec"]["eval"]["policy_config"]["image_only_mode"] is True
+
+
+def test_a_folder_of_a_model_is_found_from_here(synthq: Synthq) -> None:
+    Path("tiny").mkdir()
+    whole = str(Path("tiny").absolute())
+    for flags in (["--model", "tiny"], ["--model", "./tiny"], ["--policy", "model:tiny"]):
+        ran = synthq("submit", "eval", "--seeds", "1", *flags, "--dry-run", "--json")
+        assert ran.json["spec"]["eval"]["policies"] == [f"model:{whole}"]
+    assert "there is no folder ./none" in synthq("submit", "eval", "--seeds", "1", "--model", "./none", "--dry-run").err

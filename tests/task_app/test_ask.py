@@ -140,6 +140,7 @@ REFUSED: list[tuple[Any, str, str]] = [
     (nested(env_config={"difficulty": "easy"}), "env.config.difficulty", "has no difficulty"),
     (nested(policy="scripted:omnisicent"), "policy.policy_name", "did you mean 'omniscient'?"),
     (nested(policy="openai:m"), "policy.policy_name", "needs policy_config.provider"),
+    (nested(policy="model:/models/m"), "policy.policy_name", "serves none itself"),
     (nested(config={"image_only_mode": True, "use_vision": False}), "policy.config.image_only_mode", "needs use_vision"),
     (nested(config={"supports_vision": False}), "policy.config.supports_vision", ""),
     (nested(config={"api_key": "sk-secret"}), "policy.config.api_key", "holds no secrets"),

@@ -6,7 +6,7 @@ What was sampled crosses it as token ids and log-probabilities, beside the text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from app.dataset.tokens import CONTROL
 from app.errors import InvalidInput
@@ -45,5 +45,5 @@ def sampled(answer: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]
     return tuple(prompt), tuple(output), tuple(float(entry["logprob"]) for entry in content)
 
 
-def _ids(value: Any) -> bool:
+def _ids(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int for item in value)

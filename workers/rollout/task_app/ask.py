@@ -231,6 +231,12 @@ def _for_one(spec: EvalSpec, table: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(key="eval.policies", message=f"one policy plays a rollout, not {len(made.policies)}")
     elif config.endpoint is not None and made.model is None and not {"policies", "policy", "policy_name"} & set(table):
         yield Problem(key="eval.model", message="is needed and not given: there is the address of a model, and none is named")
+    if spec.served:
+        yield Problem(
+            key="eval.policies",
+            message=f"a task app asks models by address and serves none itself, so not {cut(spec.served[0])}; give its "
+            "policy_config.inference_url and the policy openai:MODEL",
+        )
     if made.budget.max_usd is not None or made.budget.max_tokens is not None:
         yield Problem(key="eval.budget", message="a task app sees one rollout and can hold no budget of a job; remove the key")
     variable, allowed = config.api_key_env, get_settings().sent_by_task_app
