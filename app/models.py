@@ -140,6 +140,8 @@ class Step(SQLModel, table=True):
     position: int
     """Order inside the job: lower is claimed first."""
     payload: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    needs: str | None = None
+    """Label of the served model that it plays with, a row of the job's in ``model_use``: claimed only while that is served."""
     state: str = Field(default=StepState.QUEUED)
     reason: str | None = Field(default=None, sa_column=Column(Text))
     """Why the last attempt did not succeed."""
@@ -344,6 +346,134 @@ class Worker(SQLModel, table=True):
     started_at: float
     heartbeat_at: float
     stopped_at: float | None = None
+
+
+class EndpointState(StrEnum):
+    """Where an inference worker's engine is in its life. The worker reports it."""
+
+    STARTING = "starting"
+    """It has no engine that answers: none is wanted of it yet, or one comes up."""
+    READY = "ready"
+    """Its engine has answered a probe, and takes requests for ``base`` and for each of ``adapters``."""
+    FAILED = "failed"
+    """Its engine did not come up, or ended by itself; ``error`` says why."""
+    STOPPED = "stopped"
+    """The worker has ended."""
+
+
+class Endpoint(SQLModel, table=True):
+    """What an inference worker serves, as it reports it, beside what it should serve, as the scheduler says it."""
+
+    __tablename__ = "endpoint"
+
+    id: str = Field(primary_key=True)
+    worker_id: str = Field(index=True)
+    host: str
+    url: str = ""
+    """Base address of its engine, without ``/v1``; empty while there is none."""
+    engine: str = ""
+    """``transformers`` or ``vllm``: what runs; empty while nothing does."""
+    engines: list[str] = Field(default_factory=list, sa_column=Column(Json, nullable=False))
+    """What it can run, the preferred first."""
+    state: str = Field(default=EndpointState.STARTING)
+    base: str = ""
+    """What is served, or being loaded; empty while nothing is."""
+    adapters: dict[str, dict[str, str]] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    """What is loaded beside the base, by served name: ``{"path", "sha256"}``."""
+    desired: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    """``{"engine", "base", "options", "adapters": {name: path}}``; empty: nothing is wanted of it."""
+    failures: dict[str, dict[str, Any]] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    """What it could not load, by base or served name: ``{"reason", "tries", "lasting"}``."""
+    in_flight: int = 0
+    """Requests that are under way."""
+    capacity: int = 0
+    """Requests that it computes at once."""
+    error: str | None = Field(default=None, sa_column=Column(Text))
+    started_at: float
+    heartbeat_at: float
+    changed_at: float
+    """When its state or its base last changed: since when it loads, or serves."""
+    ready_at: float | None = None
+    idle_since: float | None = None
+    """Since when no job wants what it should serve; None while one does."""
+
+
+class ModelUse(SQLModel, table=True):
+    """A model that a job plays with: what its ref meant when the job was submitted."""
+
+    __tablename__ = "model_use"
+
+    job_id: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True))
+    label: str = Field(primary_key=True)
+    """The policy's, as the spec has it: ``model:REF``."""
+    base: str = Field(index=True)
+    """Folder or hub id of the whole model; it is served under this name."""
+    adapter: str = ""
+    """Name under which the adapter is served; empty without one, and for a line, whose name moves on."""
+    adapter_path: str = ""
+    sha256: str = ""
+    """Of the adapter; of the base when there is none and it is known."""
+    line: str = ""
+    """Job whose published versions are played with, the newest one."""
+    artifact: str = ""
+    """Artifact that the ref named."""
+    engine: str = "auto"
+    """The engine that the spec asks for."""
+    options: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    """How the base is to be served: the spec's table ``[vllm]``."""
+    facts: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
+    """What the folder's own files say of it."""
+
+
+class VersionState(StrEnum):
+    """Where a published version of an adapter is in its life. app/endpoints/publish.py is the only code that changes it."""
+
+    LOADING = "loading"
+    """Published; not yet on every endpoint that serves its base."""
+    LIVE = "live"
+    """The one that a step which begins now plays with. A line has one at the most."""
+    DRAINING = "draining"
+    """Superseded; steps that began on it still play with it."""
+    RETIRED = "retired"
+    FAILED = "failed"
+    """An endpoint cannot load it; ``reason`` says why."""
+
+
+class AdapterVersion(SQLModel, table=True):
+    """A version of the adapter that a job trains. Its line is the job; the version counts up."""
+
+    __tablename__ = "adapter_version"
+    __table_args__ = (Index("ix_adapter_version_state", "state"),)
+
+    line: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True))
+    version: int = Field(primary_key=True)
+    base: str
+    path: str
+    sha256: str
+    state: str = Field(default=VersionState.LOADING)
+    reason: str | None = Field(default=None, sa_column=Column(Text))
+    """Why it failed."""
+    published_at: float
+    live_at: float | None = None
+    draining_at: float | None = None
+    retired_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Name under which it is served."""
+        return f"{self.line}-v{self.version}"
+
+
+class AdapterHold(SQLModel, table=True):
+    """A step plays with a version: it is not retired before the step ends, or is claimed anew."""
+
+    __tablename__ = "adapter_hold"
+
+    step_id: str = Field(primary_key=True)
+    line: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True))
+    version: int
+    fence: int
+    """The hold counts only while the step runs under it."""
 
 
 class Leader(SQLModel, table=True):

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     """How long the scheduler sleeps when no nudge comes."""
     heartbeat_s: float = Field(10.0, gt=0)
     """How often a worker says that it is alive; it counts as gone after three of them."""
+    endpoint_heartbeat_s: float = Field(1.0, gt=0)
+    """How often an inference worker says what it serves; nobody asks its engine any more after six of them went missing."""
     cancel_grace_s: float = Field(30.0, ge=0)
     """How long a running step may take to stop after a cancel before its hold is taken away."""
     backoff_s: float = Field(2.0, ge=0)

@@ -27,7 +27,7 @@ from app.transfer import tables
 from app.transfer.files import is_its_own
 from app.transfer.scratch import migrate_to, scratch_engine
 
-OF_PROCESSES: Final = ("worker", "leader")
+OF_PROCESSES: Final = ("worker", "leader", "endpoint")
 """Tables that tell of processes, which a backup cannot bring back."""
 
 

@@ -30,10 +30,14 @@ from app.transfer.report import Report
 from app.transfer.tables import Reader, Row
 from app.transfer.whole import fault
 
-OF_A_JOB: Final = ("job", "step", "job_event", "episode", "turn", "spend")
+OF_A_JOB: Final = ("job", "step", "job_event", "episode", "turn", "spend", "model_use", "adapter_version")
 """Tables that hold a job, in the order in which they are written. Its artifacts are looked at one by one."""
-CHANGEABLE: Final = {"job": ("labels", "priority", "claimed_at", "event_seq"), "episode": ("scores",)}
-"""Columns that may change after the end of a job, by users, judges and what drops old frames: they make no other job of it."""
+CHANGEABLE: Final = {
+    "job": ("labels", "priority", "claimed_at", "event_seq"),
+    "episode": ("scores",),
+    "adapter_version": ("state", "draining_at", "retired_at"),
+}
+"""Columns that may change after the end of a job, by users, judges and what tidies up: they make no other job of it."""
 EPISODES_A_FETCH: Final = 50
 FRAMES_A_FETCH: Final = 200
 

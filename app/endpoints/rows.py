@@ -1,0 +1,133 @@
+"""What inference workers report of themselves, and who of them is alive."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlmodel import Session, col
+
+from app import db
+from app.heartbeat import KEEP_STOPPED_S
+from app.models import Endpoint, EndpointState, new_id
+from app.settings import get_settings
+
+GONE_AFTER_BEATS: Final = 6
+"""An endpoint that missed this many heartbeats is out of use: short beats are missed more easily than long ones."""
+REPORTED: Final = ("state", "url", "engine", "base", "adapters", "in_flight", "capacity", "error")
+"""What ``report`` takes."""
+MOST_REASON: Final = 2000
+"""Characters that are kept of a reason: an engine's last words may be a whole log."""
+
+
+def gone_after_s() -> float:
+    """Age of a heartbeat after which its endpoint is out of use."""
+    return GONE_AFTER_BEATS * get_settings().endpoint_heartbeat_s
+
+
+def register(worker_id: str, *, engines: Sequence[str], host: str | None = None) -> str:
+    """Write that an inference worker begins, with the engines that it can run, the preferred first; give its endpoint's id.
+
+    What the same worker had registered before goes: it has ended, whatever it last said.
+    """
+    with db.writing() as session:
+        at = db.clock(session)
+        old = or_(col(Endpoint.worker_id) == worker_id, col(Endpoint.heartbeat_at) < at - KEEP_STOPPED_S)
+        session.connection().execute(delete(Endpoint).where(old))
+        endpoint = Endpoint(
+            id=new_id("end"),
+            worker_id=worker_id,
+            host=host or socket.gethostname(),
+            engines=list(engines),
+            started_at=at,
+            heartbeat_at=at,
+            changed_at=at,
+        )
+        session.add(endpoint)
+        return endpoint.id
+
+
+def beat(endpoint_id: str, *, in_flight: int | None = None) -> bool:
+    """Say that an endpoint is alive, and how many requests it has; False when its row is gone and it must register again."""
+    values: dict[str, Any] = {"heartbeat_at": db.now()} | ({} if in_flight is None else {"in_flight": in_flight})
+    mine = update(Endpoint).where(col(Endpoint.id) == endpoint_id, col(Endpoint.state) != EndpointState.STOPPED)
+    with db.writing() as session:
+        return session.connection().execute(mine.values(**values)).rowcount == 1
+
+
+def report(endpoint_id: str, **values: Any) -> bool:
+    """Write what an endpoint is and serves now, any of REPORTED; it counts as a heartbeat too. False as ``beat`` does.
+
+    What turns out to be served is no failure any more.
+    """
+    unknown = set(values) - set(REPORTED)
+    assert not unknown, f"an endpoint does not report {', '.join(sorted(unknown))}"
+    with db.writing() as session:
+        row = _locked(session, endpoint_id)
+        if row is None or row.state == EndpointState.STOPPED:
+            return False
+        at, before = db.clock(session), (row.state, row.base)
+        for name, value in values.items():
+            setattr(row, name, value)
+        row.heartbeat_at = at
+        row.error = row.error[:MOST_REASON] if row.error else None
+        if (row.state, row.base) != before:
+            row.changed_at = at
+            row.ready_at = at if row.state == EndpointState.READY else None
+        served = {*row.adapters, *([row.base] if row.state == EndpointState.READY else [])}
+        row.failures = {name: told for name, told in row.failures.items() if name not in served}
+        session.add(row)
+        return True
+
+
+def failed(endpoint_id: str, name: str, reason: str, *, lasting: bool = False) -> int:
+    """Write that an endpoint could not load a base or an adapter; give how often it tried in a row, 0 when its row is gone.
+
+    ``lasting``: another try would end the same way, for it is no model, or the memory does not hold it.
+    """
+    with db.writing() as session:
+        row = _locked(session, endpoint_id)
+        if row is None:
+            return 0
+        tries = int(row.failures.get(name, {}).get("tries", 0)) + 1
+        told = {"reason": reason[:MOST_REASON], "tries": tries, "lasting": lasting, "at": db.clock(session)}
+        row.failures = {**row.failures, name: told}
+        session.add(row)
+        return tries
+
+
+def stopped(endpoint_id: str) -> None:
+    """Write that an endpoint has ended."""
+    ended = {"state": EndpointState.STOPPED, "url": "", "adapters": {}, "desired": {}, "in_flight": 0, "changed_at": db.now()}
+    with db.writing() as session:
+        session.connection().execute(update(Endpoint).where(col(Endpoint.id) == endpoint_id).values(**ended))
+
+
+def desired_of(endpoint_id: str) -> Mapping[str, Any] | None:
+    """What an endpoint should serve: ``{"engine", "base", "options", "adapters": {name: path}}``.
+
+    Empty while it should serve nothing: a base that no job wants stays for ``engine_idle_s``, and is then taken away here.
+    None when its row is gone and it must register again.
+    """
+    with db.reading() as session:
+        query = select(col(Endpoint.desired)).where(col(Endpoint.id) == endpoint_id)
+        found: dict[str, Any] | None = session.connection().execute(query).scalar_one_or_none()
+        return found
+
+
+def is_live() -> ColumnElement[bool]:
+    """True for endpoints whose worker is alive by its heartbeat."""
+    return and_(col(Endpoint.state) != EndpointState.STOPPED, col(Endpoint.heartbeat_at) > db.now() - gone_after_s())
+
+
+def live(session: Session) -> list[Endpoint]:
+    """The endpoints whose worker is alive, whatever state they are in, the oldest first."""
+    query = select(Endpoint).where(is_live()).order_by(col(Endpoint.started_at), col(Endpoint.id))
+    return list(session.scalars(query.execution_options(populate_existing=True)))
+
+
+def _locked(session: Session, endpoint_id: str) -> Endpoint | None:
+    query = select(Endpoint).where(col(Endpoint.id) == endpoint_id).with_for_update()
+    return session.scalars(query.execution_options(populate_existing=True)).one_or_none()
