@@ -43,16 +43,17 @@ def broken(request, home, monkeypatch) -> Iterator[None]:
 
 def test_jobs_are_accepted_cancelled_and_retried_at_once(broken, api: TestClient, submit: Submit):
     submit()  # what is loaded at the first request is not the broker's doing
-    slowest = 0.0
+    took: list[float] = []
     for _ in range(5):
         started = time.monotonic()
         job = submit()
-        slowest = max(slowest, time.monotonic() - started)
+        took.append(time.monotonic() - started)
         for change in ("cancel", "retry"):
             started = time.monotonic()
             assert api.post(f"{job['links']['self']}/{change}").status_code == 200
-            slowest = max(slowest, time.monotonic() - started)
-    assert slowest < SOON_S
+            took.append(time.monotonic() - started)
+    # They take 10 to 20 ms each. One may meet a disk that another test keeps busy; a wait for the broker would meet them all.
+    assert sorted(took)[-2] < SOON_S
 
 
 def test_readiness_and_queues_answer_within_their_time(broken, api: TestClient):
