@@ -157,3 +157,15 @@ def system(broker: Broker, sqlite_store: str) -> Iterator[System]:
         running = System(broker)
         yield running
         running.end()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3-VL with random weights, as `synthq models init-tiny` makes it from less text. Not to be written to."""
+    pytest.importorskip("transformers", reason="the tiny model needs the extra 'model'")
+    from workers.init_tiny import texts, words
+    from workers.model.tiny import init_tiny
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    init_tiny(folder, texts(seeds=1, turns=3), words=words())
+    return folder
