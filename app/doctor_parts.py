@@ -7,13 +7,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import broker, db, embedded_broker, migrate
+from app import broker, db, embedded_broker, engines, migrate
 from app.doctor import Check
 from app.errors import SynthqError
 from app.models import Queue
@@ -65,6 +66,32 @@ def socket() -> Check:
     length = len(os.fsencode(settings.broker_socket))
     detail = f"{settings.broker_socket} ({length} bytes)"
     return Check(name="socket", ok=length <= SOCKET_PATH_LIMIT, detail=detail, hint="set SYNTHQ_HOME to a shorter path")
+
+
+def engines_here() -> Check:
+    """Models can be served from this machine."""
+    possible, asked, gpus = engines.startable(), get_settings().engine, engines.gpus()
+    python = engines.vllm_python()
+    version = engines.vllm_version(python) if python else ""
+    found = [
+        _transformers(),
+        f"vllm {version} in {python}" if version else "no vllm",
+        f"{gpus or 'no'} NVIDIA GPU{'s' * (gpus > 1)}",
+    ]
+    detail = ", ".join(found) + (f"; an inference worker prefers {possible[0]}" if len(possible) > 1 else "")
+    if python and not version:
+        hint = f"{python} is no Python of an environment with vLLM; correct SYNTHQ_VLLM_PYTHON, or `make vllm-env` makes one"
+        return Check(name="engines", ok=False, detail=detail, hint=hint)
+    missing = engines.why_not(engines.TRANSFORMERS if asked == engines.AUTO else asked)
+    return Check(
+        name="engines", ok=bool(possible) or (None if asked == engines.AUTO else False), detail=detail, hint=missing or ""
+    )
+
+
+def _transformers() -> str:
+    if engines.why_not(engines.TRANSFORMERS) is None:
+        return f"transformers {metadata.version('transformers')} with torch {metadata.version('torch')}"
+    return "no torch and transformers"
 
 
 def broker_program() -> Check:
@@ -142,7 +169,7 @@ HINTS: Final = {
 
 def checks() -> Iterator[Check]:
     """Every check of this machine and its store."""
-    yield from map(_look, (home, disk, socket, broker_program, broker_answers))
+    yield from map(_look, (home, disk, socket, engines_here, broker_program, broker_answers))
     store = _look(database)
     yield store
     if not store.ok:

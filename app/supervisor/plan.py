@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app import procfile
-from app.errors import BadFlag, Conflict, did_you_mean
+from app import engines, procfile
+from app.errors import BadFlag, Conflict, NotHere, did_you_mean
 from app.flower_process import FlowerSettings
 from app.procfile import Role
 from app.settings import Settings, read
 
 DEFAULT_WORKERS = {"rollout": 2}
 """Processes of a worker role when ``--workers`` does not say; others have one."""
-API, SCHEDULER, TASK_APP, FLOWER = "api", "scheduler", "task-app", "flower"
+API, SCHEDULER, INFERENCE, TASK_APP, FLOWER = "api", "scheduler", "inference", "task-app", "flower"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +91,8 @@ def _why_not(role: Role, options: Options, settings: Settings) -> str | None:
         return f"not in this release yet ({module} is missing)"
     if role.name == TASK_APP:
         return _why_no_task_app(settings)
+    if role.name == INFERENCE:
+        return _why_no_inference(options, settings)
     if role.name != FLOWER:
         return None
     flower = read(FlowerSettings)
@@ -100,6 +102,20 @@ def _why_not(role: Role, options: Options, settings: Settings) -> str | None:
         return "the package flower is not installed; `pip install 'synthq[flower]'` brings it"
     if taken("127.0.0.1", flower.port):
         return f"port {flower.port} is taken by another program; SYNTHQ_FLOWER_PORT gives it another one"
+    return None
+
+
+def _why_no_inference(options: Options, settings: Settings) -> str | None:
+    """Who did not ask for an engine is told of the easiest way to one, others what is missing for theirs."""
+    asked = options.workers.get(INFERENCE)
+    if asked == 0:
+        return None
+    try:
+        engines.choose()
+    except NotHere as error:
+        if asked or INFERENCE in options.only or settings.engine != engines.AUTO:
+            return str(error)
+        return f"no model can be served without torch and transformers; `{engines.INSTALL}` brings them"
     return None
 
 

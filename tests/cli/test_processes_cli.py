@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def test_the_doctor_s_json_has_every_check(served: Synthq) -> None:
         **dict.fromkeys(["python", "packages", "settings", "home", "disk", "database", "clock"], True),
         **dict.fromkeys(["scheduler", "queue rollout", "queue data", "server", "access"], True),
         **dict.fromkeys(["socket", "broker program"], None),
+        "engines": True if find_spec("torch") else None,
         "broker": False,
     }
     assert ran.json["ok"] is False
@@ -156,6 +158,28 @@ def test_a_check_that_cannot_look_is_not_ok_with_the_reason(home: Path, monkeypa
     assert told["broker program"].ok is False
     assert told["broker program"].detail == "no broker to start: install one"
     assert told["socket"].ok is True
+
+
+def test_the_doctor_tells_which_engines_there_are(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ("transformers" in doctor_parts.engines_here().detail) is (find_spec("torch") is not None)
+
+    monkeypatch.setenv("SYNTHQ_VLLM_PYTHON", sys.executable)
+    get_settings.cache_clear()
+    check = doctor_parts.engines_here()
+    assert check.ok is False
+    assert f"{sys.executable} is no Python of an environment with vLLM" in check.hint
+
+    monkeypatch.setattr("app.engines.why_not", lambda name: f"there is no {name}")
+    monkeypatch.delenv("SYNTHQ_VLLM_PYTHON")
+    monkeypatch.setattr("app.engines.vllm_python", lambda: None)
+    get_settings.cache_clear()
+    check = doctor_parts.engines_here()
+    assert (check.ok, check.hint) == (None, "there is no transformers")
+
+    monkeypatch.setenv("SYNTHQ_ENGINE", "vllm")
+    get_settings.cache_clear()
+    check = doctor_parts.engines_here()
+    assert (check.ok, check.hint) == (False, "there is no vllm")
 
 
 def test_the_clock_of_the_database_is_compared(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app import procfile
-from app.errors import BadFlag, Conflict, InvalidInput
+from app import engines, procfile
+from app.errors import BadFlag, Conflict, InvalidInput, NotHere
 from app.settings import get_settings
 from app.supervisor import facts
 from app.supervisor.plan import Options, Plan, choose_port, make, workers_flag
@@ -49,6 +49,90 @@ def test_a_role_whose_code_is_not_there_is_left_out_and_said(listed: Path) -> No
     assert [sentence.partition(":")[0] for sentence in skipped] == ["trainer", "elsewhere"]
     assert "workers.no-such-role" in skipped[0]
     assert "app.no_such_module" in skipped[1]
+
+
+@pytest.fixture
+def with_inference(tmp_path: Path) -> Path:
+    path = tmp_path / "Procfile"
+    path.write_text("api: python -m app.main\ninference: python -m workers.main inference\n")
+    return path
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """This machine can start these engines and no other."""
+    monkeypatch.setattr(engines, "why_not", lambda name: None if name in names else f"no {name} here")
+
+
+def test_one_inference_worker_runs_where_an_engine_is_installed(with_inference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "transformers")
+
+    assert names(with_inference) == ["api", "inference-1"]
+    assert names(with_inference, workers={"inference": 2}) == ["api", "inference-1", "inference-2"]
+
+
+def test_without_an_engine_it_is_left_out_and_what_would_bring_one_is_said(
+    with_inference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch)
+
+    plan = make(Options(procfile=with_inference), get_settings())
+    assert [planned.name for planned in plan.processes] == ["api"]
+    assert plan.skipped == (
+        "inference: no model can be served without torch and transformers; `pip install 'synthq[model]'` brings them",
+    )
+
+    asked = make(Options(procfile=with_inference, workers={"inference": 1}), get_settings())
+    assert asked.skipped == ("inference: no engine can be started here: no transformers here; no vllm here",)
+    assert make(Options(procfile=with_inference, workers={"inference": 0}), get_settings()).skipped == ()
+
+
+def test_the_engine_that_was_asked_for_is_the_one_that_is_missed(with_inference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "transformers")
+    monkeypatch.setenv("SYNTHQ_ENGINE", "vllm")
+    get_settings.cache_clear()
+
+    plan = make(Options(procfile=with_inference), get_settings())
+
+    assert plan.skipped == ("inference: engine vllm cannot be started here: no vllm here",)
+
+
+@pytest.mark.parametrize(
+    ("there", "gpus", "setting", "wanted", "chosen"),
+    [
+        (("transformers", "vllm"), 0, "auto", "auto", "transformers"),
+        (("transformers", "vllm"), 1, "auto", "auto", "vllm"),
+        (("transformers", "vllm"), 0, "auto", "vllm", "vllm"),
+        (("vllm",), 0, "auto", "auto", "vllm"),
+        (("transformers",), 1, "auto", "auto", "transformers"),
+        (("transformers", "vllm"), 1, "transformers", "auto", "transformers"),
+    ],
+)
+def test_the_engine_is_the_one_asked_for_or_what_suits_the_machine(
+    monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], gpus: int, setting: str, wanted: str, chosen: str
+) -> None:
+    installed(monkeypatch, *there)
+    monkeypatch.setattr(engines, "gpus", lambda: gpus)
+    monkeypatch.setenv("SYNTHQ_ENGINE", setting)
+    get_settings.cache_clear()
+
+    assert engines.choose(wanted) == chosen
+
+
+def test_a_worker_held_to_one_engine_refuses_the_other_with_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "transformers", "vllm")
+    monkeypatch.setenv("SYNTHQ_ENGINE", "transformers")
+    get_settings.cache_clear()
+
+    with pytest.raises(NotHere, match=r"asks for engine vllm, and this worker starts transformers alone"):
+        engines.choose("vllm")
+
+
+def test_a_vllm_python_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SYNTHQ_VLLM_PYTHON", str(tmp_path))
+    get_settings.cache_clear()
+
+    with pytest.raises(NotHere, match=f"SYNTHQ_VLLM_PYTHON={tmp_path} is no program"):
+        engines.choose("vllm")
 
 
 def test_only_runs_what_it_names(listed: Path) -> None:
