@@ -27,7 +27,7 @@ MOST_STRETCHED: Final = 200
 
 _DATA = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.IGNORECASE)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+PNG_END: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _BEGINNINGS: Final = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"\xff\xd8\xff", "JPEG"),
@@ -177,6 +177,6 @@ def _checked(image: Image.Image, found: str, data: bytes, *, strict: bool) -> Pi
         if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
             raise Unfit(f"holds a {found} of {frames} frames; a picture is one")
     image.load()
-    if found == "PNG" and _PNG_END not in data:  # pillow is content with all rows
+    if found == "PNG" and PNG_END not in data:  # pillow is content with all rows
         raise Unfit("holds a damaged PNG (it ends before its end mark)")
     return Picture(format=found, width=width, height=height, mode=image.mode, data=data)
