@@ -11,11 +11,12 @@
     ├── NotAllowed (401/403, exit 4)    LoopbackOnly
     ├── TooManyStreams (429, exit 6)
     ├── Conflict (409, exit 5)          IllegalMove, AlreadyEnded, KeyReused
-    ├── Unavailable (503, exit 6)       BrokerUnavailable, StoreUnavailable, ServerUnreachable
+    ├── Unavailable (503, exit 6)       BrokerUnavailable, StoreUnavailable, ServerUnreachable, EngineBusy
     ├── WaitTimeout (exit 7)
     ├── LostStep                        a worker's hold on a step was taken back; it must write nothing more
     ├── StepCancelled, StepFailed       how a step that runs can end other than by success
     │   └── StepBlocked                 nor can any other that needs the same: EngineRefused, BudgetSpent, TaskAppRefused
+    ├── EngineFault, RequestCancelled   why an engine gave one request no reply
     └── EpisodeOver, ReplayMismatch, MissingFrame, EngineFailed, TaskAppFailed   a fault inside one episode
 
 A sentence says what was wrong, with the value, and what would be right: lower case, no blame. To add an error, subclass the
@@ -320,6 +321,13 @@ class ServerUnreachable(Unavailable):
     """The CLI cannot reach the API."""
 
 
+class EngineBusy(Unavailable):
+    """An engine has as many requests waiting as it takes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} requests wait already, the most that this engine holds; ask again later")
+
+
 class WaitTimeout(SynthqError):
     """A wait ended before the job did."""
 
@@ -368,6 +376,17 @@ class TaskAppFailed(SynthqError):
 
 class EngineFailed(SynthqError):
     """A model's endpoint gave no answer to one request in time, or refused it; the episode ends there."""
+
+
+class EngineFault(SynthqError):
+    """An engine could not compute a reply; others that it has under way go on."""
+
+
+class RequestCancelled(SynthqError):
+    """A request was taken back before its reply was there."""
+
+    def __init__(self) -> None:
+        super().__init__("the request was cancelled")
 
 
 class EpisodeOver(SynthqError):
