@@ -385,9 +385,6 @@ class EngineFault(SynthqError):
 class RequestCancelled(SynthqError):
     """A request was taken back before its reply was there."""
 
-    def __init__(self) -> None:
-        super().__init__("the request was cancelled")
-
 
 class EpisodeOver(SynthqError):
     """An action came after the episode's end."""

@@ -66,6 +66,7 @@ EXAMPLES: Final[dict[str, tuple[Any, ...]]] = {
     "AlreadyEnded": ("job_a1", "succeeded", "only a queued or running job can be cancelled"),
     "KeyReused": ("nightly-1",),
     "LostStep": ("step_a1", 3),
+    "EngineBusy": (256,),
     "EpisodeOver": ("died",),
 }
 NAMED: Final[dict[str, dict[str, Any]]] = {
@@ -97,6 +98,8 @@ SAID: Final[dict[str, str]] = {
     "TaskAppRefused": "the task app at http://127.0.0.1:8001 did not wake up within 300 s (status 503); start it",
     "TaskAppFailed": "the task app at http://127.0.0.1:8001 gave no answer to /rollout: it took too long",
     "EngineFailed": "no answer of api.openai.com to gpt-4o within deadline_s = 120",
+    "EngineFault": "the reply could not be computed (RuntimeError: CUDA error)",
+    "RequestCancelled": "the request was cancelled",
     "BadFrame": "a frame is an 8-bit RGB PNG",
     "BadSnapshot": "these bytes are no snapshot of crafter 1",
     "ReplayMismatch": "turn 12 has the frame 00ff on record, and ff00 when it is played again; was it played elsewhere?",
