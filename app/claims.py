@@ -16,6 +16,7 @@ from sqlalchemy.orm import aliased
 from sqlmodel import Session, col
 
 from app import db
+from app.endpoints.choice import is_served
 from app.errors import JobNotFound, LostStep, StepCancelled
 from app.lifecycle import lock_job, lose_step, start_step
 from app.models import Job, JobState, Queue, Step, StepState
@@ -44,7 +45,8 @@ class Claim:
 
 def claimable(queue: Queue | str) -> ColumnElement[bool]:
     """True for steps of a queue that a worker may claim now, their job's own limit aside."""
-    return (col(Step.queue) == queue) & (col(Step.state) == StepState.QUEUED) & (col(Step.available_at) <= db.now())
+    waits = (col(Step.queue) == queue) & (col(Step.state) == StepState.QUEUED) & (col(Step.available_at) <= db.now())
+    return waits & or_(col(Step.needs).is_(None), is_served())
 
 
 def running_count() -> Any:

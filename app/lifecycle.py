@@ -16,7 +16,7 @@ from sqlmodel import Session, col
 
 from app import db
 from app.errors import AlreadyEnded, Conflict, IllegalMove, JobNotFound, LostStep, SynthqError
-from app.models import ENDED, Episode, Job, JobState, Outbox, Step, StepState, new_id
+from app.models import ENDED, Episode, Job, JobState, ModelUse, Outbox, Step, StepState, new_id
 from app.plots import plot_of
 from app.plots.base import Ending, EpisodeId, JobView, Plot, StepPlan, StepView
 from app.settings import get_settings
@@ -31,7 +31,7 @@ JOB_MOVES: dict[str, frozenset[str]] = {
 }
 
 STEP_MOVES: dict[str, frozenset[str]] = {
-    StepState.QUEUED: frozenset({StepState.RUNNING, StepState.CANCELLED}),
+    StepState.QUEUED: frozenset({StepState.RUNNING, StepState.FAILED, StepState.CANCELLED}),
     StepState.RUNNING: frozenset({StepState.QUEUED, StepState.SUCCEEDED, StepState.FAILED, StepState.CANCELLED}),
     StepState.SUCCEEDED: frozenset(),
     StepState.FAILED: frozenset(),
@@ -92,8 +92,12 @@ def submit(
     after: Sequence[dict[str, str]] = (),
     source: str | None = None,
     submitted_by: str | None = None,
+    uses: Sequence[dict[str, Any]] = (),
 ) -> Job:
-    """Store a job, its first steps and their outbox row: all of it or nothing. Raises UnknownKind."""
+    """Store a job, its first steps and their outbox row: all of it or nothing. Raises UnknownKind.
+
+    ``uses``: rows of ``model_use``, without the job's id, of the models that it plays with.
+    """
     plot = plot_of(kind)
     job = Job(
         id=new_id("job"),
@@ -110,6 +114,8 @@ def submit(
         created_at=db.clock(session),
     )
     session.add(job)
+    session.flush()
+    session.add_all(ModelUse(job_id=job.id, **use) for use in uses)
     session.flush()
     events.append(session, job.id, "job.created", f"{kind} job created", data={"spec_sha256": spec_sha256})
     start_if_ready(session, job)
@@ -174,6 +180,7 @@ def job_view(session: Session, job: Job) -> JobView:
 def _add_steps(session: Session, job: Job, plans: Iterable[StepPlan]) -> None:
     created_at = db.clock(session)
     first = session.connection().execute(select(func.count()).where(col(Step.job_id) == job.id)).scalar_one()
+    served = _served_labels(session, job)
     rows = [
         {
             "id": new_id("stp"),
@@ -184,6 +191,7 @@ def _add_steps(session: Session, job: Job, plans: Iterable[StepPlan]) -> None:
             "queue": str(plan.queue),
             "position": position,
             "payload": plan.payload,
+            "needs": policy if (policy := plan.payload.get("policy")) in served else None,
             "state": str(StepState.QUEUED),
             "attempt": 0,
             "max_attempts": get_settings().max_attempts,
@@ -199,6 +207,11 @@ def _add_steps(session: Session, job: Job, plans: Iterable[StepPlan]) -> None:
     for queue in sorted({str(row["queue"]) for row in rows}):
         session.add(Outbox(queue=queue, job_id=job.id, created_at=created_at))
     session.flush()
+
+
+def _served_labels(session: Session, job: Job) -> frozenset[str]:
+    """Labels of the policies that need a served model."""
+    return frozenset(session.connection().execute(select(col(ModelUse.label)).where(col(ModelUse.job_id) == job.id)).scalars())
 
 
 def advance(session: Session, job: Job) -> None:
@@ -320,11 +333,15 @@ def start_step(session: Session, job: Job, step: Step, *, owner: str, hint: str 
     step.started_at = step.started_at or at
     job.claimed_at = at
     if job.state == JobState.QUEUED:
-        _move_job(session, job, JobState.RUNNING)
-        job.started_at = at
+        _begin(session, job)
         session.flush()
         events.append(session, job.id, "job.started", "first step claimed", step_id=step.id, data={"worker": owner})
     session.flush()
+
+
+def _begin(session: Session, job: Job) -> None:
+    _move_job(session, job, JobState.RUNNING)
+    job.started_at = db.clock(session)
 
 
 def hold(session: Session, step_id: str, fence: int) -> tuple[Job, Step]:
@@ -370,14 +387,35 @@ def lose_step(session: Session, step_id: str, fence: int, reason: str) -> None:
     _give_up_or_requeue(session, job, step, f"{WORKER_LOST}: {reason}", retryable=True)
 
 
-def hand_back(session: Session, step_id: str, fence: int, reason: str) -> None:
-    """The worker gives the step back on purpose; it goes on elsewhere and this attempt does not count."""
+def fail_waiting(session: Session, job_id: str, needs: str, reason: str) -> int:
+    """Fail the waiting steps of a job that need a model which nobody can serve, and let the job go on. Gives their number.
+
+    Raises JobNotFound.
+    """
+    job = lock_job(session, job_id)
+    waiting = update(Step).where(col(Step.job_id) == job_id, col(Step.needs) == needs, col(Step.state) == StepState.QUEUED)
+    failed = waiting.values(state=StepState.FAILED, reason=reason, finished_at=db.now(), lease_until=None)
+    count = session.connection().execute(failed).rowcount  # in one statement: there may be thousands
+    if not count:
+        return 0
+    if job.state == JobState.QUEUED:  # none of its steps was ever claimed
+        _begin(session, job)
+    session.flush()
+    message = f"{count} waiting {'step' if count == 1 else 'steps'} failed: {reason}"
+    events.append(session, job_id, "step.failed", message, level="error", data={"needs": needs, "steps": count})
+    advance(session, job)
+    session.flush()
+    return count
+
+
+def hand_back(session: Session, step_id: str, fence: int, reason: str, *, pause_s: float = 0.0) -> None:
+    """The worker gives the step back on purpose; it goes on elsewhere after the pause, and this attempt does not count."""
     job, step = hold(session, step_id, fence)
     step.attempt -= 1
     if job.cancel_requested_at is not None:
         _cancel_running(session, job, step)
         return
-    _requeue(session, job, step, reason, pause_s=0.0)
+    _requeue(session, job, step, reason, pause_s=pause_s)
     session.flush()
     events.append(session, job.id, "step.handed_back", f"step {step.key} handed back: {reason}", step_id=step.id)
 

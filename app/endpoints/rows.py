@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Float, and_, bindparam, delete, or_, select, update
 from sqlmodel import Session, col
 
 from app import db
@@ -119,7 +119,8 @@ def desired_of(endpoint_id: str) -> Mapping[str, Any] | None:
 
 def is_live() -> ColumnElement[bool]:
     """True for endpoints whose worker is alive by its heartbeat."""
-    return and_(col(Endpoint.state) != EndpointState.STOPPED, col(Endpoint.heartbeat_at) > db.now() - gone_after_s())
+    oldest = db.now() - bindparam(None, callable_=gone_after_s, type_=Float())  # statements are kept, and the setting may change
+    return and_(col(Endpoint.state) != EndpointState.STOPPED, col(Endpoint.heartbeat_at) > oldest)
 
 
 def live(session: Session) -> list[Endpoint]:
