@@ -13,10 +13,9 @@ from dataclasses import replace
 
 from app.command_line import Tick, no_tick
 from app.records import EpisodeKey, Outcome, Turn
-from workers.rollout import envs, prompts
+from workers.rollout import envs, policies, prompts
 from workers.rollout.actions import ARGUMENT, REPLY_FORMATS, TOOL
 from workers.rollout.play import Game, PlayOptions
-from workers.rollout.policies.scripted import Scripted
 from workers.transport import chat
 
 ENV = "crafter"
@@ -50,7 +49,7 @@ def texts(*, seeds: int = SEEDS, turns: int = TURNS, tick: Tick = no_tick) -> It
 async def _play(options: prompts.PromptOptions, seed: int, turns: int) -> list[str]:
     """One episode of the expert. Its seed is far from those that jobs name."""
     play = PlayOptions(env=ENV, env_config={"image_size": 63}, prompt=options)
-    policy = Scripted(variant="omniscient", open_loop_k=options.max_actions)
+    policy = policies.make("scripted:omniscient", {"open_loop_k": options.max_actions})
     game = Game.begin(play, policy, EpisodeKey(iteration=0, seed=seed, member=0))
     tools = prompts.tools(game.env.actions, options.max_actions) if options.reply_format == "tool_call" else None
     told = []

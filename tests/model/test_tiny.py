@@ -178,7 +178,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
         ({"frame_px": 0}, "such as 21, not 0"),
         ({"seed": -1}, "seed must be 0 or more, not -1"),
         ({"patch": 0}, "patch must be 1 to 64, not 0"),
-        ({"size": "2m"}, "no size of a tiny model named '2m'; did you mean"),
+        ({"size": "2m"}, "no size of a tiny model named '2m' .known: 1m, 3m"),
     ],
 )
 def test_arguments_that_cannot_be_right_are_refused_and_leave_nothing(tmp_path: Path, arguments: dict, sentence: str) -> None:

@@ -1,6 +1,6 @@
-"""Makes a Qwen3-VL of one to three million parameters, at random, with a tokenizer of its own: all of the real thing but its size.
+"""Makes a Qwen3-VL of one to three million parameters, at random, with a tokenizer of its own.
 
-The folder is in Hugging Face's form, and transformers and vLLM load it as they load the published models. A patch is 7 pixels
+All of the real thing but its size: transformers and vLLM load the folder as they load the published models. A patch is 7 pixels
 and 3 x 3 of them become one token, so a frame of 63 x 63 pixels is 9 tokens, and one patch is one tile of Crafter's picture.
 """
 
@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from safetensors.torch import save_file
@@ -174,7 +174,7 @@ def _config(size: Size, tokenizer: Tokenizer, *, frame_px: int, patch: int, merg
     return Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **image_ids(tokenizer))
 
 
-def image_ids(tokenizer: Tokenizer) -> dict[str, int]:
+def image_ids(tokenizer: Tokenizer) -> dict[str, Any]:
     """The ids of the tokens that stand around and for pictures, by the keys that a Qwen3-VL's config has for them."""
     return {
         "image_token_id": tokenizer.token_to_id(own.IMAGE),
@@ -190,9 +190,9 @@ def write_weights(folder: Path, config: Qwen3VLConfig, *, seed: int) -> int:
     config.architectures = [Qwen3VLForConditionalGeneration.__name__]
     with torch.device("meta"):
         model = Qwen3VLForConditionalGeneration(config)
-    depth = {"visual": config.vision_config.depth, "language_model": config.text_config.num_hidden_layers}
+    text, vision = cast(Any, config.text_config), cast(Any, config.vision_config)
     weights = {
-        name: start(name, tensor.shape, seed=seed, depth=depth["visual" if ".visual." in name else "language_model"])
+        name: start(name, tensor.shape, seed=seed, depth=vision.depth if ".visual." in name else text.num_hidden_layers)
         for name, tensor in model.named_parameters()  # a tied weight is named once
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -202,8 +202,8 @@ def write_weights(folder: Path, config: Qwen3VLConfig, *, seed: int) -> int:
 
 
 def write_settings(folder: Path, config: Qwen3VLConfig, tokenizer: Tokenizer, *, most_px: int) -> None:
-    """Write how pictures are read and how text is generated. No picture whose sides fit the patches is resized up to ``most_px``."""
-    vision = config.vision_config
+    """Write how pictures are read and how text is generated. Up to a side of ``most_px``, pictures that fit keep their size."""
+    vision: Any = config.vision_config
     step = vision.patch_size * vision.spatial_merge_size
     pictures = {
         "size": {"shortest_edge": step * step, "longest_edge": most_px * most_px},  # areas in pixels, in spite of the names
@@ -245,10 +245,10 @@ tags: [synthq, qwen3_vl, untrained]
 ---
 # A tiny Qwen3-VL, untrained
 
-A `Qwen3VLForConditionalGeneration` of {made.parameters:,} parameters with random weights (seed {seed}, size {size}), for trying things
-out on any computer: it knows nothing until it is trained. A frame of {frame_px} x {frame_px} pixels is {made.frame_tokens} image tokens
-(patches of {patch} pixels, {merge} x {merge} merged). The tokenizer has {made.vocab} tokens, byte-level BPE trained on synthq's own prompts
-and replies, and the control tokens and chat form of the Qwen family.
+A `Qwen3VLForConditionalGeneration` of {made.parameters:,} parameters with random weights (seed {seed}, size {size}),
+for trying things out on any computer: it knows nothing until it is trained. A frame of {frame_px} x {frame_px} pixels is
+{made.frame_tokens} image tokens (patches of {patch} pixels, {merge} x {merge} merged). The tokenizer has {made.vocab} tokens:
+byte-level BPE trained on synthq's own prompts and replies, and the control tokens of the Qwen family.
 
 Made by `synthq models init-tiny`; `synthq.json` tells from what.
 """
