@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
@@ -33,7 +33,12 @@ log = logging.getLogger("synthq.runner")
 
 
 class Drain(SynthqError):
-    """The worker is asked to stop: bring the step to a point where it can go on elsewhere, and hand it back."""
+    """The step cannot go on here and now: bring it to a point where it can go on elsewhere or later, and hand it back."""
+
+    def __init__(self, why: str, *, pause_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.pause_s = pause_s
+        """How long nobody should take it up again."""
 
 
 def worker_id() -> str:
@@ -219,8 +224,8 @@ def run_claim(claim: claims.Claim, steps: dict[str, str], *, on_stuck: Callable[
     except LostStep as error:
         log.warning("%s; what it was doing is dropped", error)
     except Drain as drain:
-        why = str(drain)
-        _settle(lambda session: lifecycle.hand_back(session, claim.step_id, claim.fence, why))
+        why, pause_s = str(drain), drain.pause_s
+        _settle(lambda session: lifecycle.hand_back(session, claim.step_id, claim.fence, why, pause_s=pause_s))
     except StepCancelled:
         _settle(lambda session: lifecycle.cancel_step(session, claim.step_id, claim.fence))
     except Exception as error:  # whatever ends a step is data: the reason in its row
@@ -250,14 +255,14 @@ def _settle(write: Callable[[Session], None]) -> None:
         log.warning("%s; how it ended is not written", error)
 
 
-def failure(work: Callable[[], Any]) -> str | None:
+async def failure(work: Awaitable[Any]) -> str | None:
     """Do a part of a step that may go wrong by itself, such as one episode: None, or the reason why it failed.
 
     What stops the whole step (a cancel, a lost hold, a drain, something that all its parts lack, a database that is gone) goes
     through.
     """
     try:
-        work()
+        await work
     except (StepCancelled, LostStep, Drain, StepBlocked, DBAPIError):
         raise
     except Exception as error:  # one bad seed must not end the others

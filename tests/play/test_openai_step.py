@@ -184,7 +184,7 @@ def test_odd_answers_are_turns_and_never_end_an_episode(own_home: Path, store: s
 def test_a_deadline_ends_the_episode_and_a_retry_plays_it_again() -> None:
     with StandIn() as server:
         server.then(calls("do"), status(429, "slow down", headers={"retry-after": "600"}))
-        job_id = submit(server, seeds="1-2", episodes_per_step=2)
+        job_id = submit(server, seeds="1-2", episodes_per_step=2, episodes_in_flight=1)
         ended = finish(job_id)
         assert ended.state == "failed"
         assert ended.reason is not None
@@ -436,7 +436,7 @@ def test_the_key_is_nowhere_in_the_home_and_in_no_log(own_home: Path, caplog: py
             status(400, f"bad {KEY}"),
             status(401, KEY),
         )
-        job_id = submit(server, seeds="1-2", episodes_per_step=2)
+        job_id = submit(server, seeds="1-2", episodes_per_step=2, episodes_in_flight=1)
         finish(job_id)
     assert len(server.asked) == 5
     assert [(row.state, row.turns) for row in episodes(job_id).values()] == [("failed", 2)], "a block before a turn leaves no row"

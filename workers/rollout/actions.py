@@ -36,6 +36,8 @@ TOOL = "interact_many"
 """Name of the one tool."""
 ARGUMENT = "actions"
 """Name of the tool's one argument."""
+UNREADABLE = "unreadable"
+"""The note in which a policy says why its reply must not be read, such as a token in it that stands for a picture."""
 MAX_ACTIONS = 8
 """The most actions that any spec may allow in one reply."""
 
@@ -71,6 +73,8 @@ def parse(reply: Reply, *, reply_format: ReplyFormat, actions: Sequence[str], ma
     """
     if reply.finish == "error":
         return Parsed(outcome=Outcome.ENGINE_ERROR, detail=_engine_sentence(reply))
+    if UNREADABLE in reply.notes:
+        return Parsed(outcome=Outcome.PARSE_ERROR, detail=str(reply.notes[UNREADABLE]))
     read = _read_text if reply_format == "text" else _read_tool_call
     try:
         said = read(reply)

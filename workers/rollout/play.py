@@ -29,6 +29,8 @@ SNAPSHOT_VERSION = 1
 TURN_LIMIT, TIME_LIMIT = "turns", "time"
 """How an episode ended that used up the spec's turns, or its time."""
 NOOP = "noop"
+TIMINGS = "timings_ms"
+"""The note of a reply in which a policy tells what parts of its time went where, such as to an engine's ``prefill``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +200,7 @@ class Game:
             timings={
                 "frame": (framed - begun) * 1e3,
                 "prompt": (asked - framed) * 1e3,
-                "policy": (answered - asked) * 1e3,
+                **_parted((answered - asked) * 1e3, reply),
                 "env": (acted - answered) * 1e3,
             },
         )
@@ -317,6 +319,12 @@ class Game:
         game.totals = totals
         game._history.extend(history)
         return game
+
+
+def _parted(policy_ms: float, reply: Reply) -> dict[str, float]:
+    """A policy's time, less the parts of it that its reply tells of, and those."""
+    parts: Mapping[str, float] = reply.notes.get(TIMINGS) or {}
+    return {"policy": max(0.0, policy_ms - sum(parts.values())), **parts}
 
 
 def _opened(snapshot: bytes) -> tuple[bytes, bytes, Totals, list[Turn]]:

@@ -24,6 +24,7 @@ POLICIES = {
     "random": "workers.rollout.policies.random:Random",
     "scripted": "workers.rollout.policies.scripted:Scripted",
     "openai": "workers.rollout.policies.openai:OpenAI",
+    "model": "workers.rollout.policies.engine:Model",
 }
 """Names are strings, so that a policy's libraries are imported only when it is asked for."""
 GROUP = "synthq.policies"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from hashlib import blake2b
 
-from app.errors import BadSnapshot
+from app.errors import BadSnapshot, InvalidInput
 from app.records import EpisodeKey
 
 Key = tuple[int, int, int, int]
@@ -14,6 +15,14 @@ Key = tuple[int, int, int, int]
 def key_of(episode: EpisodeKey, sampling_seed: int) -> Key:
     """The numbers of an episode."""
     return sampling_seed, episode.iteration, episode.seed, episode.member
+
+
+def number(name: str, key: Key | None, turn: int, attempt: int = 0) -> int:
+    """0 to 2^31 - 1: a policy's draw for a turn, and for an attempt at it, the same whenever the turn is played."""
+    if key is None:
+        raise InvalidInput(f"the {name} policy has no episode yet; call begin or restore first")
+    text = ",".join(map(str, (*key, turn, attempt))).encode()
+    return int.from_bytes(blake2b(text, digest_size=4, person=f"synthq-{name}".encode()).digest(), "little") >> 1
 
 
 def to_snapshot(version: str, key: Key | None) -> bytes:

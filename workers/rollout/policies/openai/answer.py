@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -10,6 +9,7 @@ from app.errors import InvalidInput
 from app.records import Reply, ToolCall
 from app.store.spending import Tokens
 from workers.rollout import prompts
+from workers.rollout.policies.wire import storable, unstorable
 
 CUT_SHORT = "length"
 FILTERED = "content_filter"
@@ -17,7 +17,6 @@ FAR: Final = 100
 """So many times the most that a request could take is no count of its tokens, but a mistake."""
 SHOWN_CHARS: Final = 40
 _COUNTS: Final = ("prompt_tokens", "completion_tokens", "total_tokens")
-_UNSTORABLE: Final = re.compile(r"[\x00\ud800-\udfff]")
 
 
 def fault(value: Any) -> str | None:
@@ -63,11 +62,6 @@ def _count(value: object, most: Tokens) -> int | None:
     return value if 0 <= value <= FAR * most.total else None
 
 
-def storable(text: str) -> str:
-    """A text with what no database keeps, NUL and halves of surrogate pairs, written out as ``\\u0000`` and ``\\ud800``."""
-    return _UNSTORABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
 def read(value: Mapping[str, Any], version: str) -> tuple[Reply, dict[str, Any]]:
     """The reply of an answer without ``fault``, word for word, and what else is told of it."""
     choice = value["choices"][0]
@@ -82,7 +76,7 @@ def read(value: Mapping[str, Any], version: str) -> tuple[Reply, dict[str, Any]]
         calls = said.tool_calls or _legacy_call(message.get("function_call"))
     except InvalidInput as problem:
         return Reply(finish="error", policy_version=version), {**notes, "error": f"the answer cannot be read: {problem}"}
-    if bad := _unstorable(said.text, calls):
+    if bad := unstorable(said.text, *(part for call in calls for part in (call.name, call.arguments))):
         notes["unstorable"] = {
             "text": storable(said.text),
             "tool_calls": [{"name": storable(call.name), "arguments": storable(call.arguments)} for call in calls],
@@ -94,14 +88,6 @@ def read(value: Mapping[str, Any], version: str) -> tuple[Reply, dict[str, Any]]
         notes["error"] = "the endpoint says that it failed in the middle of the reply"
     finish: Literal["stop", "length", "error"] = "error" if "error" in notes else "length" if reason == CUT_SHORT else "stop"
     return Reply(text=said.text, tool_calls=calls, finish=finish, policy_version=version), notes
-
-
-def _unstorable(text: str, calls: tuple[ToolCall, ...]) -> str | None:
-    """What a reply has that is no text for a database; None when all of it can be kept."""
-    found = _UNSTORABLE.search("".join((text, *(part for call in calls for part in (call.name, call.arguments)))))
-    if found is None:
-        return None
-    return "a NUL character" if found[0] == "\0" else "half a surrogate pair"
 
 
 def _legacy_call(call: Any) -> tuple[ToolCall, ...]:

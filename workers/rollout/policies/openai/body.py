@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from app.store.spending import Tokens
-from workers.rollout import prompts
-from workers.rollout.envs import pixels
+from workers.rollout.policies import wire
 from workers.rollout.policies.base import Request
 from workers.rollout.policies.openai.refusal import Refusal
 
@@ -35,27 +34,12 @@ PATCH_PX: Final = 14
 """Side of the smallest patch that a vision model reads as one token."""
 
 
-def shown_png(request: Request, sha256: str, upscale_to: int | None) -> bytes:
-    """The PNG that a model is sent for a stored frame: the same bytes that a line of training data has."""
-    assert request.frames is not None, "play gives the bytes of every frame that a prompt names"
-    png = request.frames(sha256)
-    if upscale_to is None:
-        return png
-    native = pixels.decode_png(png)
-    return pixels.encode_png(pixels.upscale(native, upscale_to, tiles=getattr(request.env, "tiles", 1)))
-
-
 def messages(request: Request, *, upscale_to: int | None, detail: str) -> list[dict[str, Any]]:
-    """The prompt in OpenAI's format, its pictures inline."""
-    wire = prompts.to_openai(request.messages, lambda sha256: shown_png(request, sha256, upscale_to))
-    for part in _pictures(wire):
+    """The prompt in OpenAI's format, its pictures inline, to be looked at so closely."""
+    made = wire.messages(request, upscale_to=upscale_to)
+    for part in wire.pictures(made):
         part["image_url"]["detail"] = detail
-    return wire
-
-
-def _pictures(wire: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    contents = (message["content"] for message in wire if isinstance(message["content"], list))
-    return [part for content in contents for part in content if part["type"] == "image_url"]
+    return made
 
 
 def most_tokens(body: Mapping[str, Any], *, most_output: int, picture_px: int) -> Tokens:
@@ -69,7 +53,7 @@ def most_tokens(body: Mapping[str, Any], *, most_output: int, picture_px: int) -
     text = len(json.dumps(bare, ensure_ascii=False).encode())
     fixed = next((count for name, count in TILED_TOKENS.items() if name in body["model"]), IMAGE_TOKENS)
     picture = fixed + (-(-picture_px // PATCH_PX)) ** 2
-    return Tokens(input=text + TEMPLATE_TOKENS + picture * len(_pictures(body["messages"])), output=most_output)
+    return Tokens(input=text + TEMPLATE_TOKENS + picture * len(wire.pictures(body["messages"])), output=most_output)
 
 
 def _without_pictures(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class Exchange:
         return (
             f"{self.endpoint.host} asks to wait {pause_s:.1f} s before {self.model} is asked again, and {max(0.0, left_s):.1f} s "
             f"of deadline_s = {self.deadline_s:g} are left{self._tried()}; "
-            "raise policy_config.deadline_s or lower eval.concurrency"
+            "raise policy_config.deadline_s or lower eval.concurrency or eval.episodes_in_flight"
         )
 
     def _tried(self) -> str:

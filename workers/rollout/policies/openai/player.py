@@ -5,7 +5,6 @@ What it answers is kept as it came. Nothing is made up for an answer that is mis
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Any, Final
 
 from app.errors import InvalidInput
@@ -15,11 +14,12 @@ from workers.rollout import prompts
 from workers.rollout.envs.base import Environment
 from workers.rollout.envs.pixels import decode_png
 from workers.rollout.policies.base import Request
-from workers.rollout.policies.keyed import Key, from_snapshot, key_of, to_snapshot
+from workers.rollout.policies.keyed import Key, from_snapshot, key_of, number, to_snapshot
 from workers.rollout.policies.openai import answer
 from workers.rollout.policies.openai.body import Body, Dialect, messages, most_tokens
 from workers.rollout.policies.openai.endpoint import Endpoint
 from workers.rollout.policies.openai.exchange import Answer, Exchange
+from workers.rollout.policies.wire import storable
 
 VERSION: Final = "openai-1"
 _THINKING: Final = {"think": True, "no_think": False}
@@ -135,17 +135,14 @@ class OpenAI:
 
     def _number(self, turn: int, attempt: int = 0) -> int:
         """0 to 2^31 - 1, the same whenever this turn is played."""
-        if self._key is None:
-            raise InvalidInput("the openai policy has no episode yet; call begin or restore first")
-        text = ",".join(map(str, (*self._key, turn, attempt))).encode()
-        return int.from_bytes(blake2b(text, digest_size=4, person=b"synthq-openai").digest(), "little") >> 1
+        return number(self.name, self._key, turn, attempt)
 
     def _told(self, found: Answer, most: Tokens) -> dict[str, Any]:
         """What a reply's notes tell of how it was had."""
         served = found.value.get("model") if found.value else None
         wrong = answer.disbelieved(found.value, most)
         return {
-            "model": answer.storable(served) if isinstance(served, str) else None,
+            "model": storable(served) if isinstance(served, str) else None,
             "usage": {
                 "input_tokens": found.used.input,
                 "output_tokens": found.used.output,

@@ -1,0 +1,48 @@
+"""The ``play`` step: a few episodes, each stored whole or in segments, each under the step's fence.
+
+Episodes whose policy asks a model are under way many at once, in one event loop; the others one after the other. What an episode
+comes to does not depend on how many play beside it. What a block or a cancel cuts short ends as ``failed`` with its turns, so
+that it can be read, and keeps its snapshot: a retry of the job goes on from there, and pays for no turn twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from app import db
+from app.plots.eval import policy_of
+from app.records import EpisodeKey
+from app.specs.eval import EvalSpec
+from app.specs.policies import MODEL, OPENAI, policy_name
+from workers.rollout.play import PlayOptions
+from workers.rollout.play_step.round import Round
+from workers.rollout.play_step.table import Seat, Table, blocked, blocks
+from workers.runner import StepContext
+
+__all__ = ["blocks", "run"]
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    """Play the step's episodes, each once; those that are over already are left as they are."""
+    return asyncio.run(_run(context))
+
+
+async def _run(context: StepContext) -> dict[str, Any]:
+    spec: EvalSpec = context.spec
+    keys = [EpisodeKey(iteration=i, seed=s, member=m) for i, s, m in context.payload["episodes"]]
+    seats = [Seat(key, policy_of(context.claim.spec, key.member)) for key in keys]
+    with db.reading() as session:
+        known = blocked(session, context)
+    table = Table(context=context, options=PlayOptions.of(spec), blocked=known, at_once=_at_once(spec, seats))
+    try:
+        failed = await Round(table, seats).play()
+    finally:
+        await table.close()
+    return {"played": len(seats) - failed, "failed": failed}
+
+
+def _at_once(spec: EvalSpec, seats: list[Seat]) -> int:
+    """Rules answer at once, so that nothing is won by others that play beside them."""
+    asks = any(policy_name(seat.label)[0] in (OPENAI, MODEL) for seat in seats)
+    return min(len(seats), spec.eval.episodes_in_flight) if asks else 1
