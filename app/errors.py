@@ -5,7 +5,7 @@
     │   ├── SpecProblems, BadScores     every problem of one spec, or of one list of scores, found at once
     │   ├── BadDataset                  the problems of training data
     │   ├── UnknownEnvironment, UnknownPolicy, UnknownKind
-    │   └── BadFlag, BodyTooLarge, NotHere, BadSource, BadTrace
+    │   └── BadFlag, BodyTooLarge, NotHere, BadSource, BadTrace, BadModel
     ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, ApiKeyNotFound,
     │                                   AmbiguousName, SourceNotFound, ImportNotFound
     ├── NotAllowed (401/403, exit 4)    LoopbackOnly
@@ -155,6 +155,10 @@ class NotHere(InvalidInput):
 
 class BadSource(InvalidInput):
     """A store or a backup that something should be brought from cannot be read."""
+
+
+class BadModel(InvalidInput):
+    """A folder or a hub id that is no model, not a whole one, or not of a kind that synthq works with."""
 
 
 class BadTrace(InvalidInput):
