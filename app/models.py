@@ -439,6 +439,11 @@ class VersionState(StrEnum):
     """An endpoint cannot load it; ``reason`` says why."""
 
 
+def served_name(line: str, version: int) -> str:
+    """Name under which a version of a line is served."""
+    return f"{line}-v{version}"
+
+
 class AdapterVersion(SQLModel, table=True):
     """A version of the adapter that a job trains. Its line is the job; the version counts up."""
 
@@ -461,7 +466,7 @@ class AdapterVersion(SQLModel, table=True):
     @property
     def name(self) -> str:
         """Name under which it is served."""
-        return f"{self.line}-v{self.version}"
+        return served_name(self.line, self.version)
 
 
 class AdapterHold(SQLModel, table=True):

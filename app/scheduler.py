@@ -17,6 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from app import broker, db, migrate
 from app.claims import release_expired
+from app.endpoints.desired import tend
 from app.errors import BrokerUnavailable
 from app.heartbeat import lead, resign
 from app.logs import set_up_logging
@@ -32,6 +33,8 @@ LEAD_S = 15.0
 """How long a lead lasts without being renewed; another scheduler takes over after it."""
 SHORTEST_ROUND_S = 0.01
 """Nudges that come closer together than this are answered together."""
+TEND_S = 0.1
+"""Shortest time between two looks at what serves models, however many nudges come."""
 
 
 class Scheduler:
@@ -44,6 +47,7 @@ class Scheduler:
         self._stop = threading.Event()
         self._swept_at = float("-inf")
         self._looked_at = float("-inf")
+        self._tended_at = float("-inf")
         self._rounded_at = float("-inf")
         self._led_at = float("-inf")
         self._broker_down = False
@@ -103,6 +107,9 @@ class Scheduler:
             release_expired()
             start_waiting()
             self._looked_at = time.monotonic()
+        if at - self._tended_at >= TEND_S:
+            tend()
+            self._tended_at = time.monotonic()
 
     def _sleep(self) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Float, and_, bindparam, delete, or_, select, update
 from sqlmodel import Session, col
 
-from app import db
+from app import broker, db
 from app.heartbeat import KEEP_STOPPED_S
 from app.models import Endpoint, EndpointState, new_id
 from app.settings import get_settings
@@ -18,6 +18,8 @@ GONE_AFTER_BEATS: Final = 6
 """An endpoint that missed this many heartbeats is out of use: short beats are missed more easily than long ones."""
 REPORTED: Final = ("state", "url", "engine", "base", "adapters", "in_flight", "capacity", "error")
 """What ``report`` takes."""
+MOST_TRIES: Final = 3
+"""Times that an endpoint may fail to load something before it is left alone."""
 MOST_REASON: Final = 2000
 """Characters that are kept of a reason: an engine's last words may be a whole log."""
 
@@ -79,7 +81,9 @@ def report(endpoint_id: str, **values: Any) -> bool:
         served = {*row.adapters, *([row.base] if row.state == EndpointState.READY else [])}
         row.failures = {name: told for name, told in row.failures.items() if name not in served}
         session.add(row)
-        return True
+    if values.keys() - {"in_flight"}:
+        broker.nudge()  # steps may wait for it, and a version to go live
+    return True
 
 
 def failed(endpoint_id: str, name: str, reason: str, *, lasting: bool = False) -> int:
@@ -95,7 +99,8 @@ def failed(endpoint_id: str, name: str, reason: str, *, lasting: bool = False) -
         told = {"reason": reason[:MOST_REASON], "tries": tries, "lasting": lasting, "at": db.clock(session)}
         row.failures = {**row.failures, name: told}
         session.add(row)
-        return tries
+    broker.nudge()
+    return tries
 
 
 def stopped(endpoint_id: str) -> None:
@@ -115,6 +120,17 @@ def desired_of(endpoint_id: str) -> Mapping[str, Any] | None:
         query = select(col(Endpoint.desired)).where(col(Endpoint.id) == endpoint_id)
         found: dict[str, Any] | None = session.connection().execute(query).scalar_one_or_none()
         return found
+
+
+def loads_never(endpoint: Endpoint, name: str, since: float) -> str | None:
+    """Why an endpoint will not load a base or an adapter that somebody wants ``since`` then; None while it may.
+
+    A failure from before that tells of what was there then: the folder may be whole by now.
+    """
+    told = endpoint.failures.get(name)
+    if told is None or told["at"] < since or not (told["lasting"] or told["tries"] >= MOST_TRIES):
+        return None
+    return str(told["reason"])
 
 
 def is_live() -> ColumnElement[bool]:

@@ -1,0 +1,171 @@
+"""How a new version of an adapter goes live, in two phases: it is loaded beside the old one everywhere, then the pointer flips.
+
+A step that begins takes the live version and holds it; the old version stays loaded until the last step that began on it has
+ended. So nobody ever asks for an adapter that is not there. Rows are locked in one order: versions, then the job, then holds.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, col
+
+from app import db
+from app.endpoints.choice import ready
+from app.endpoints.rows import live, loads_never
+from app.errors import LostStep
+from app.lifecycle import lock_job
+from app.models import ENDED, AdapterHold, AdapterVersion, Endpoint, Job, Step, StepState, VersionState, served_name
+from app.store import events
+
+SERVED = (VersionState.LOADING, VersionState.LIVE, VersionState.DRAINING)
+"""The versions that endpoints keep loaded."""
+TAKES = 3
+"""Looks for the live version: each meets a flip that was under way at most."""
+
+
+def publish(session: Session, line: str, base: str, path: str, *, sha256: str) -> int:
+    """Add the next version to a job's line, from a folder that never changes again; give its number, 1 for the first.
+
+    Nobody plays with it before ``advance`` has seen it on every ready endpoint of its base. Raises JobNotFound.
+    """
+    lock_job(session, line)
+    newest = select(func.max(AdapterVersion.version)).where(col(AdapterVersion.line) == line)
+    version = (session.connection().execute(newest).scalar_one() or 0) + 1
+    at = db.clock(session)
+    session.add(AdapterVersion(line=line, version=version, base=base, path=path, sha256=sha256, published_at=at))
+    session.flush()
+    told = {"version": version, "sha256": sha256}
+    events.append(session, line, "adapter.published", f"version {version} of the adapter is published", data=told)
+    return version
+
+
+def take(session: Session, line: str, step_id: str, fence: int) -> str | None:
+    """The served name of the version that a running step plays with, held until the step ends; None while none is live.
+
+    A step keeps the version that it took first. Raises LostStep when the step does not run under the fence.
+    """
+    step = select(col(Step.id)).where(col(Step.id) == step_id, col(Step.fence) == fence, col(Step.state) == StepState.RUNNING)
+    if session.connection().execute(step).first() is None:
+        raise LostStep(step_id, fence)
+    hold = session.get(AdapterHold, (step_id, line), populate_existing=True)
+    if hold is not None and hold.fence == fence:
+        return served_name(line, hold.version)
+    for _ in range(TAKES):
+        query = select(AdapterVersion).where(col(AdapterVersion.line) == line, col(AdapterVersion.state) == VersionState.LIVE)
+        version = session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
+        if version is not None:
+            _hold(session, version, step_id, fence)
+            return version.name
+    return None
+
+
+def _hold(session: Session, version: AdapterVersion, step_id: str, fence: int) -> None:
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    mine = dialect.insert(AdapterHold).values(step_id=step_id, line=version.line, version=version.version, fence=fence)
+    changed = {"version": version.version, "fence": fence}
+    keys = [col(AdapterHold.step_id), col(AdapterHold.line)]
+    session.connection().execute(mine.on_conflict_do_update(index_elements=keys, set_=changed))
+
+
+def let_go(session: Session, step_id: str, fence: int) -> None:
+    """Give up what a step holds under its fence. What a step that has ended holds counts for nothing anyway."""
+    mine = delete(AdapterHold).where(col(AdapterHold.step_id) == step_id, col(AdapterHold.fence) == fence)
+    session.connection().execute(mine)
+
+
+def moving(session: Session) -> list[str]:
+    """The lines that ``advance`` may have something to do for; costs next to nothing where nothing was ever published."""
+    query = select(col(AdapterVersion.line), col(AdapterVersion.state), col(Job.state)).join(
+        Job, col(Job.id) == AdapterVersion.line
+    )
+    rows = session.connection().execute(query.where(col(AdapterVersion.state).in_(SERVED)))
+    return sorted({line for line, state, job in rows if state != VersionState.LIVE or job in ENDED})
+
+
+def advance(session: Session, line: str) -> bool:
+    """Move a line's versions on as far as they can go; True when any moved.
+
+    The newest version that every ready endpoint of its base has loaded goes live; without a ready endpoint none does. One that an
+    endpoint cannot load fails, and the live one stays. What no running step holds any more is retired; of an ended job, all.
+    """
+    served = select(AdapterVersion).where(col(AdapterVersion.line) == line, col(AdapterVersion.state).in_(SERVED))
+    served = served.order_by(col(AdapterVersion.version)).with_for_update()
+    versions = list(session.scalars(served.execution_options(populate_existing=True)))
+    before = [version.state for version in versions]
+    job = session.get(Job, line, populate_existing=True)
+    if job is None or job.state in ENDED:
+        for version in versions:
+            _retire(session, version)
+    else:
+        loading = [version for version in versions if version.state == VersionState.LOADING]
+        for version in loading:
+            _fail_if_hopeless(session, version)
+        loaded = next((version for version in reversed(loading) if _everywhere(session, version)), None)
+        if loaded is not None:
+            _flip(session, versions, loaded)
+        for version in versions:
+            if version.state == VersionState.DRAINING and not held(session, version):
+                _retire(session, version)
+    session.flush()
+    return [version.state for version in versions] != before
+
+
+def _fail_if_hopeless(session: Session, version: AdapterVersion) -> None:
+    for endpoint in live(session):
+        if endpoint.base == version.base and (reason := _fault(endpoint, version)) is not None:
+            version.state, version.reason = VersionState.FAILED, reason
+            session.add(version)
+            session.flush()
+            message = f"version {version.version} of the adapter cannot be served: {reason}; the one before it stays"
+            told = {"version": version.version, "endpoint": endpoint.id}
+            events.append(session, version.line, "adapter.failed", message, level="error", data=told)
+            return
+
+
+def _fault(endpoint: Endpoint, version: AdapterVersion) -> str | None:
+    """Why an endpoint will never serve a version; None while it may."""
+    has = endpoint.adapters.get(version.name, {}).get("sha256")
+    if has and has != version.sha256:
+        return f"endpoint {endpoint.id} found other bytes in {version.path} (sha256 {has}) than were published ({version.sha256})"
+    told = loads_never(endpoint, version.name, version.published_at)
+    return f"endpoint {endpoint.id} could not load it: {told}" if told else None
+
+
+def _everywhere(session: Session, version: AdapterVersion) -> bool:
+    """Whether every ready endpoint of its base has loaded a version, and there is one."""
+    if version.state != VersionState.LOADING:
+        return False
+    endpoints = ready(session, version.base)
+    return bool(endpoints) and all(version.name in endpoint.adapters for endpoint in endpoints)
+
+
+def _flip(session: Session, versions: list[AdapterVersion], to: AdapterVersion) -> None:
+    at = db.clock(session)
+    for version in versions:
+        if version.state == VersionState.LIVE:
+            version.state, version.draining_at = VersionState.DRAINING, at
+        elif version.state == VersionState.LOADING and version.version < to.version:
+            _retire(session, version)  # a newer one came first, and nobody has taken it
+        session.add(version)
+    session.flush()
+    to.state, to.live_at = VersionState.LIVE, at
+    session.add(to)
+    session.flush()
+    message = f"version {to.version} of the adapter is live {at - to.published_at:.1f} s after it was published"
+    events.append(session, to.line, "adapter.live", message, data={"version": to.version})
+
+
+def held(session: Session, version: AdapterVersion) -> bool:
+    """Whether a running step plays with a version."""
+    holds = select(col(AdapterHold.step_id)).join(Step, col(Step.id) == AdapterHold.step_id)
+    counts = (col(Step.state) == StepState.RUNNING, col(Step.fence) == AdapterHold.fence)
+    query = holds.where(col(AdapterHold.line) == version.line, col(AdapterHold.version) == version.version, *counts)
+    return session.connection().execute(query.limit(1)).first() is not None
+
+
+def _retire(session: Session, version: AdapterVersion) -> None:
+    version.state, version.retired_at = VersionState.RETIRED, db.clock(session)
+    session.add(version)
+    gone = (col(AdapterHold.line) == version.line, col(AdapterHold.version) == version.version)
+    session.connection().execute(delete(AdapterHold).where(*gone))
