@@ -1,0 +1,320 @@
+"""The engine: requests in, replies out, many at once. One thread owns the model; every other speaks to it through here."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from app.errors import Conflict, EngineBusy, InvalidInput, RequestCancelled, Unavailable, UnknownName
+from workers.inference.core.forward import Forward
+from workers.inference.core.prefix import chain_of
+from workers.inference.core.request import Sampling
+from workers.inference.core.served import Served
+from workers.inference.core.steps import Steps
+from workers.inference.core.text import StopTexts
+from workers.inference.core.ticket import Result, State, Ticket, check
+from workers.model.types import Prompt
+
+if TYPE_CHECKING:
+    from workers.model.loading import Loaded
+
+T = TypeVar("T")
+
+log = logging.getLogger("synthq.engine")
+
+
+class Core:
+    """Serves one model and the adapters on it."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        name: str | None = None,
+        max_num_seqs: int = 32,
+        max_model_len: int = 4096,
+        max_waiting: int = 256,
+        prefix_bytes: int = 0,
+        image_cache_bytes: int = 0,
+        max_loras: int = 2,
+        max_lora_rank: int = 16,
+    ) -> None:
+        """``name``: under which the base is served; the ref that it was loaded by unless told.
+
+        ``max_num_seqs``: sequences that are computed at once; ``max_model_len``: most tokens of a prompt and its reply together;
+        ``max_waiting``: requests that wait beside those; ``prefix_bytes``, ``image_cache_bytes``: memory for what may come again,
+        0: nothing is kept; ``max_loras``, ``max_lora_rank``: adapters that are held at once, and their highest rank.
+        """
+        for option, value in (("max_num_seqs", max_num_seqs), ("max_model_len", max_model_len)):
+            if value < (least := 1 if option == "max_num_seqs" else 2):
+                raise InvalidInput(f"{option} is {value}; it must be {least} or more")
+        self._loaded, self._tokenizer = loaded, loaded.tokenizer.backend_tokenizer
+        self._stops = frozenset(loaded.eos_ids)
+        max_model_len = min(max_model_len, loaded.max_length)
+        self.max_model_len, self.max_waiting, self.max_loras = max_model_len, max_waiting, max_loras
+        self._forward = Forward(
+            loaded.model,
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+            prefix_bytes=prefix_bytes,
+            image_cache_bytes=image_cache_bytes,
+            max_loras=max_loras,
+            max_lora_rank=max_lora_rank,
+        )
+        self._base = Served(name=name or loaded.ref, path=str(loaded.path), sha256=loaded.sha256, slot=None, parent=None)
+        self._served = {self._base.name: self._base}
+        self._loading: set[str] = set()
+        self._waiting: deque[Ticket] = deque()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._cancelled: list[Ticket] = []
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._counts: Counter[str] = Counter()
+        self._steps = Steps(self._forward, self._waiting, self._end, self._tokenizer, most=max_num_seqs, lock=self._changed)
+        self.fault: str | None = None
+        """Why the engine ended by itself, if it did."""
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to compute. What was submitted before is not lost."""
+        with self._changed:
+            if self._thread is not None or self._stopped:
+                raise Conflict("the engine was started before; make another")
+            self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step that is being computed; requests that are not done get Unavailable."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is None:
+            self._give_up()
+        elif thread is not threading.current_thread():
+            thread.join()
+
+    # -- requests -------------------------------------------------------------------------------------------------------
+
+    def submit(self, prompt: Prompt, sampling: Sampling, model: str, done: Callable[[Result], None]) -> Ticket:
+        """Have a reply made by what is served as ``model``. ``done`` is called once, in the engine's thread, and must be quick.
+
+        It gets a Generated, or why there is none: EngineFault, RequestCancelled, Unavailable when the engine stops. A reply that
+        would pass ``max_model_len`` ends there. Raises EngineBusy, UnknownName, InvalidInput, Unavailable.
+        """
+        check(prompt, sampling, vocabulary=self._forward.vocabulary, max_model_len=self.max_model_len)
+        with self._changed:
+            self._check_open()
+            served = self._served.get(model)
+            if served is None:
+                raise UnknownName("model", model, self._served)
+            served.users += 1  # from here on it cannot go
+        try:
+            ticket = self._ticket(prompt, sampling, served, done)
+            with self._changed:
+                self._check_open()
+                self._waiting.append(ticket)
+                self._counts["submitted"] += 1
+                self._changed.notify()
+        except BaseException:
+            with self._changed:
+                served.users -= 1
+            raise
+        return ticket
+
+    def _check_open(self) -> None:
+        if self._stopped:
+            raise Unavailable(f"the engine has stopped: {self.fault}" if self.fault else "the engine has stopped")
+        if len(self._waiting) >= self.max_waiting:
+            raise EngineBusy(self.max_waiting)
+
+    def _ticket(self, prompt: Prompt, sampling: Sampling, served: Served, done: Callable[[Result], None]) -> Ticket:
+        ticket = Ticket(prompt, sampling, served, done, image_token=self._loaded.image_id, merge=self._loaded.merge)
+        ticket.limit = min(sampling.max_tokens, self.max_model_len - len(prompt.ids))
+        ticket.stops = frozenset(sampling.stop_ids) | (frozenset() if sampling.ignore_eos else self._stops)
+        if sampling.stop:
+            skip = sampling.skip_special_tokens
+            ticket.stop_texts = StopTexts(self._tokenizer, sampling.stop, skip_special_tokens=skip)
+        if self._forward.prefixes.most:
+            ticket.chain = chain_of(ticket.tokens, ticket.pictures, served.sha256)
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give up on a request: after the step that is being computed its ``done`` gets RequestCancelled, unless it has ended."""
+        with self._changed:
+            self._cancelled.append(ticket)
+            self._changed.notify()
+
+    # -- adapters -------------------------------------------------------------------------------------------------------
+
+    def load_adapter(self, name: str, path: str) -> str:
+        """Serve the adapter in a folder under a new name; its sha256. What has the same sha256 may be loaded again.
+
+        Raises InvalidInput when it does not fit the base, Conflict when the name is another's or there is no room.
+        """
+        from workers.model.adapters import read_adapter
+
+        adapter = read_adapter(path, self._forward.model)
+        with self._changed:
+            self._check_open_for_adapters()
+            if (there := self._served.get(name)) is not None and there.sha256 == adapter.sha256:
+                return adapter.sha256
+            if there is not None or name in self._loading:
+                raise Conflict(f"{name!r} is served already, and what a name stands for does not change; take a new name")
+            held = len(self._served) - 1 + len(self._loading)
+            if held >= self.max_loras:
+                raise Conflict(
+                    f"{held} adapters are held, the most that this engine was started for (max_loras); unload one first"
+                )
+            self._loading.add(name)
+        try:
+            self._between_steps(lambda: self._put(name, str(path), adapter))
+        finally:
+            with self._changed:
+                self._loading.discard(name)
+        return adapter.sha256
+
+    def _put(self, name: str, path: str, adapter: Any) -> None:
+        slot = self._forward.adapters.put(adapter.weights, rank=adapter.rank, scale=adapter.scale)
+        with self._changed:
+            self._served[name] = Served(name=name, path=path, sha256=adapter.sha256, slot=slot, parent=self._base.name)
+
+    def unload_adapter(self, name: str) -> None:
+        """Serve an adapter no more. Raises UnknownName, and Conflict while requests use it."""
+        with self._changed:
+            served = self._served.get(name)
+            if served is None:
+                raise UnknownName("adapter", name, [other for other, each in self._served.items() if each.slot is not None])
+            if served.slot is None:
+                raise Conflict(f"{name!r} is the base, which stays as long as the engine")
+            if served.users:
+                raise Conflict(f"{served.users} requests use {name!r}; unload it when they are done")
+            del self._served[name]
+            slot = served.slot
+        self._between_steps(lambda: self._forward.adapters.drop(slot))
+
+    def _check_open_for_adapters(self) -> None:
+        if self._stopped:
+            raise Unavailable("the engine has stopped")
+
+    def _between_steps(self, act: Callable[[], T]) -> T:
+        """What ``act`` gives, done while no step runs."""
+        future: Future[T] = Future()
+
+        def do() -> None:
+            try:
+                future.set_result(act())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
+                future.set_exception(error)
+
+        with self._changed:
+            self._check_open_for_adapters()
+            self._commands.append(do)
+            self._changed.notify()
+            if self._thread is None:  # nothing runs yet
+                self._do_commands()
+        return future.result()
+
+    def _do_commands(self) -> None:
+        with torch.inference_mode():
+            while self._commands:
+                self._commands.popleft()()
+
+    # -- how it is ------------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[dict[str, Any]]:
+        """What is served: ``id``, ``parent``, ``path``, ``sha256``."""
+        with self._changed:
+            return [served.told() for served in self._served.values()]
+
+    def figures(self) -> dict[str, Any]:
+        """Counts since the start, and how it is now. ``seconds`` tells what the engine's thread did with its time."""
+        steps, forward = self._steps, self._forward
+        pictures = forward.sights.cache
+        return {
+            "running": len(steps.running),
+            "waiting": len(self._waiting),
+            **{name: self._counts[name] for name in ("submitted", "finished", "cancelled", "failed")},
+            **steps.figures(),
+            "image_hits": pictures.hits,
+            "image_misses": pictures.misses,
+            "image_cache_bytes": pictures.used,
+            "prefix_blocks": len(forward.prefixes),
+            "adapters": len(self._served) - 1,
+            "seconds": {phase: forward.seconds[phase] for phase in ("vision", "prefill", "decode", "sample", "idle")},
+        }
+
+    # -- the engine's thread --------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._wait():
+                    self._do_commands()
+                    self._drop_cancelled()
+                    self._steps.step()
+        except BaseException as error:  # whatever it is, nobody may wait for ever
+            log.exception("the engine ended")
+            self.fault = f"{type(error).__name__}: {error}"
+        finally:
+            with self._changed:
+                self._stopped = True
+            self._give_up()
+
+    def _wait(self) -> bool:
+        """Wait until there is something to do; False when the engine is to stop."""
+        with self._changed:
+            if not (self._stopped or self._waiting or self._steps.running or self._commands or self._cancelled):
+                began = perf_counter()
+                self._changed.wait_for(lambda: self._stopped or self._waiting or self._commands or self._cancelled)
+                self._forward.seconds["idle"] += perf_counter() - began
+            return not self._stopped
+
+    def _drop_cancelled(self) -> None:
+        if not self._cancelled:
+            return
+        with self._changed:
+            dropped, self._cancelled = self._cancelled, []
+            for ticket in dropped:
+                if ticket.state is State.WAITING:
+                    self._waiting.remove(ticket)
+        for ticket in dropped:
+            if ticket.state is not State.OVER:
+                self._end(ticket, RequestCancelled("the request was cancelled"))
+        self._steps.close_ranks()
+
+    def _give_up(self) -> None:
+        with self._changed:
+            left = [*self._waiting, *self._steps.running]
+            self._waiting.clear()
+            self._steps.running.clear()
+            commands = list(self._commands)
+            self._commands.clear()
+        for command in commands:
+            command()
+        why = f"the engine has stopped: {self.fault}" if self.fault else "the engine has stopped"
+        for ticket in left:
+            if ticket.state is not State.OVER:
+                self._end(ticket, Unavailable(why))
+
+    def _end(self, ticket: Ticket, result: Result) -> None:
+        """Tell a request's end, once."""
+        ticket.state = State.OVER
+        cancelled = isinstance(result, RequestCancelled)
+        name = "cancelled" if cancelled else "failed" if isinstance(result, Exception) else "finished"
+        with self._changed:
+            ticket.served.users -= 1
+            self._counts[name] += 1
+        try:
+            ticket.done(result)
+        except Exception:
+            log.exception("what was to be told of a reply's end failed")
