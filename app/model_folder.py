@@ -108,7 +108,7 @@ def facts(folder: ModelFolder) -> dict[str, Any]:
 
 def _base(path: Path) -> BaseFolder:
     config = read_json(path / CONFIG)
-    architecture = _architecture(path, config)
+    architecture = architecture_of(path, config)
     text, vision = _table(path, config, "text_config"), _table(path, config, "vision_config")
     if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise BadModel(f"{path} has no tokenizer: neither tokenizer.json nor vocab.json is there")
@@ -134,7 +134,8 @@ def _base(path: Path) -> BaseFolder:
     )
 
 
-def _architecture(path: Path, config: Mapping[str, Any]) -> str:
+def architecture_of(path: Path, config: Mapping[str, Any]) -> str:
+    """The architecture that a config names. Raises BadModel for one that synthq does not work with."""
     named = config.get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else ""
     kind = config.get("model_type")

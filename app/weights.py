@@ -6,6 +6,7 @@ a file that was cut short, or copied in part, is known by its size.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ MOST_HEADER_BYTES: Final = 100_000_000
 """The most that the format allows."""
 FILE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
+MOST_HASHED_BYTES: Final = 2 * 10**9
+"""Weights up to here are hashed whole, which takes a few seconds at the most."""
 _LENGTH_BYTES: Final = 8
 
 
@@ -119,3 +122,37 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise BadModel(f"{path} holds no JSON object")
     return told
+
+
+def sha256(folder: Path) -> str:
+    """What tells a model's weights from others.
+
+    Of one file, the sha256 of its bytes, as ``sha256sum`` gives it; of several, that of their names and sha256s. Of more than
+    ``MOST_HASHED_BYTES`` only the names, sizes and headers are hashed: that is quick, and knows a model of another shape or
+    precision, but not one with other numbers in the same places. Raises BadModel.
+    """
+    held = files(folder)
+    try:
+        if sum(path.stat().st_size for path in held) > MOST_HASHED_BYTES:
+            return _sha256_of({path.name: [path.stat().st_size, _first_bytes(path)] for path in held})
+        if len(held) == 1:
+            return _file_sha256(held[0])
+        return _sha256_of({path.name: _file_sha256(path) for path in held})
+    except OSError as error:
+        raise BadModel(f"{folder} cannot be read: {error.strerror or error}") from error
+
+
+def _sha256_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_bytes(path: Path) -> str:
+    """The sha256 of a file's header."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        return hashlib.sha256(file.read(min(length, MOST_HEADER_BYTES))).hexdigest()
