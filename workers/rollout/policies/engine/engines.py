@@ -239,6 +239,8 @@ class Engines:
                 self._here[stay.endpoint.id] += 1
             elif now < question.until:
                 await asyncio.sleep(min(AVOID_S, question.until - now))
+            elif ready and question.is_missing:
+                raise question.too_late("an endpoint")
             else:
                 raise Drain(f"no endpoint serves {stay.use.served} any more{question.told()}", pause_s=PAUSE_S)
         return stay.endpoint

@@ -1,0 +1,538 @@
+"""A model that synthq serves plays through the real step: what is asked, what is stored, where turns go when an engine dies."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from core.kit import job, job_events, until, use_settings, write
+from engine_stand_in import BASE, END, LABEL, MOVES, SHA256, Engine, Said, answer, by_seed, refuses, submit
+from play_kit import episode, episodes, finish, frame_rows, play_steps, retry, turn_rows, work
+from sqlmodel import select
+
+from app import db, endpoints, lifecycle
+from app.endpoints import publish
+from app.errors import InvalidInput
+from app.models import AdapterHold, Job
+from workers.rollout import policies
+from workers.rollout.envs.pixels import decode_png, upscale
+from workers.rollout.policies import wire
+from workers.rollout.policies.engine import engines as engines_module
+from workers.rollout.policies.engine.line import Line, Lost
+from workers.runner import drain_file
+
+pytestmark = pytest.mark.usefixtures("sqlite_store", "quick")
+
+
+@pytest.fixture
+def quick(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No pauses, endpoints that need not beat, and a keeper that looks often."""
+    monkeypatch.setattr(engines_module, "PAUSE_S", 0.0)
+    monkeypatch.setattr(engines_module, "AVOID_S", 0.01)
+    monkeypatch.setattr(engines_module, "LOOK_S", 0.2)
+    with use_settings(SYNTHQ_BACKOFF_S="0", SYNTHQ_WATCH_S="0.05", SYNTHQ_ENDPOINT_HEARTBEAT_S="1000"):
+        yield
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """One engine, ready."""
+    with Engine() as running:
+        yield running.report()
+
+
+def played(job_id: str) -> Job:
+    """The job, worked through, which must end well."""
+    ended = finish(job_id)
+    assert (ended.state, ended.reason) == ("succeeded", None)
+    return ended
+
+
+def only_turn(job_id: str) -> Any:
+    (turn,) = turn_rows(episode(job_id).id)
+    return turn
+
+
+# What is asked, and what is stored.
+
+
+@pytest.mark.parametrize("reply_format", ["tool_call", "text"])
+@pytest.mark.parametrize("kind", ["transformers", "vllm"])
+def test_what_was_sampled_is_what_is_stored(kind: str, reply_format: str) -> None:
+    with Engine(kind=kind) as engine:
+        engine.report()
+        job_id = submit(max_turns=30, reply_format=reply_format)
+        played(job_id)
+    row = episode(job_id)
+    turns = turn_rows(row.id)
+    assert (row.policy, row.model, row.policy_version) == (LABEL, BASE, f"{BASE}@{SHA256[:12]}")
+    assert len(turns) == len(engine.asked) == 30
+    nonsense = "no_tool_call" if reply_format == "tool_call" else "parse_error"
+    for turn, asked in zip(turns, engine.asked, strict=True):
+        told = answer(asked.body, by_seed(asked.body))
+        choice = told["choices"][0]
+        assert (turn.prompt_ids, turn.output_ids) == (told["prompt_token_ids"], choice["token_ids"])
+        assert turn.logprobs == [entry["logprob"] for entry in choice["logprobs"]["content"]]
+        assert turn.policy_version == f"{BASE}@{SHA256[:12]}"
+        assert (turn.outcome == nonsense) == (asked.body["seed"] % 11 == 0)
+        assert (turn.outcome == "ok") == (asked.body["seed"] % 11 != 0)
+        assert END not in turn.reply["text"]
+        assert turn.outcome != "ok" or turn.actions == [word for word in re.findall(r"\w+", by_seed(asked.body)) if word in MOVES]
+        assert ("tools" in asked.body, asked.body.get("tool_choice")) == (
+            (True, "none") if reply_format == "tool_call" else (False, None)
+        )
+        assert bool(asked.together) == (kind == "transformers")
+    seeds = [asked.body["seed"] for asked in engine.asked]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_the_body_asks_for_everything_that_training_needs(engine: Engine) -> None:
+    with use_settings(SYNTHQ_ENGINE_KEY="engine-key"):
+        job_id = submit(
+            max_turns=1, temperature=0.5, policy_config={"top_p": 0.9, "max_tokens": 7}, env_config={"upscale_to": 144}
+        )
+        played(job_id)
+    (asked,) = engine.asked
+    wanted = {
+        "model": BASE, "cache_salt": BASE, "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "logprobs": True, "top_logprobs": 0,
+        "return_token_ids": True, "skip_special_tokens": False, "stream": False, "tool_choice": "none",
+    }  # fmt: skip
+    assert {key: asked.body[key] for key in wanted} == wanted
+    assert asked.key == "Bearer engine-key"
+    (picture,) = wire.pictures(asked.body["messages"])
+    assert set(picture["image_url"]) == {"url"}
+    shown = decode_png(base64.b64decode(picture["image_url"]["url"].partition(",")[2]))
+    assert np.array_equal(shown, upscale(decode_png(frame_rows()[only_turn(job_id).frame]), 144, tiles=9))
+
+
+def test_an_engine_tells_where_the_time_went(engine: Engine) -> None:
+    job_id = submit(max_turns=1)
+    summary = played(job_id).summary
+    turn = only_turn(job_id)
+    inside = {"queue": 0.25, "processor": 0.5, "prefill": 1.0, "decode": 2.0}
+    assert {name: turn.timings[name] for name in inside} == inside
+    assert set(turn.timings) == {"frame", "prompt", "policy", "http", "env", *inside}
+    notes = turn.reply["notes"]
+    assert turn.timings["http"] == pytest.approx(notes["latency_ms"] - 3.75, abs=0.01)
+    assert (notes["endpoint"], notes["attempts"]) == (engine.id, 1)
+    assert notes["usage"] == {"input_tokens": 2, "output_tokens": len(turn.output_ids), "prefix_tokens": 1, "image_tokens": 9}
+    assert summary is not None
+    assert set(inside) <= set(summary["timings"])
+
+
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>"])
+def test_a_reply_with_a_token_of_a_picture_is_an_outcome_and_the_episode_goes_on(engine: Engine, token: str) -> None:
+    first = engine.rule
+
+    def rule(body: dict[str, Any]) -> Said:
+        if len(engine.asked) == 2:
+            return Said(body=answer(body, f"do{token}", tokens=["do", token]))
+        return first(body)
+
+    engine.rule = rule
+    job_id = submit(reply_format="text")
+    played(job_id)
+    row = episode(job_id)
+    turn = turn_rows(row.id)[1]
+    assert (turn.outcome, turn.actions) == ("parse_error", ["noop"])
+    assert turn.detail == f"the reply holds {token}, a token that stands for a picture"
+    assert len(turn.output_ids) == 2
+    assert row.outcomes["parse_error"] >= 1
+    assert row.turns == 4
+
+
+def test_the_same_token_spelled_out_in_letters_is_a_text(engine: Engine) -> None:
+    engine.rule = lambda body: Said(body=answer(body, "<|image_pad|>"))
+    job_id = submit(max_turns=1, reply_format="text")
+    played(job_id)
+    assert "no action named '<|image_pad|>'" in only_turn(job_id).detail
+
+
+def test_a_reply_that_no_database_keeps_is_an_outcome_with_its_tokens(engine: Engine) -> None:
+    engine.rule = lambda body: Said(body=answer(body, "do\x00", tokens=["do", "\x00"]))
+    job_id = submit(max_turns=1, reply_format="text")
+    played(job_id)
+    turn = only_turn(job_id)
+    assert (turn.outcome, turn.reply["text"]) == ("parse_error", "do\\u0000")
+    assert turn.detail == "the reply holds a NUL character, which no database keeps"
+    assert len(turn.output_ids) == 2
+
+
+def test_a_cut_reply_says_so(engine: Engine) -> None:
+    def cut(body: dict[str, Any]) -> Said:
+        made = answer(body, "<tool_call>")
+        made["choices"][0]["finish_reason"] = "length"
+        return Said(body=made)
+
+    engine.rule = cut
+    job_id = submit(max_turns=1)
+    played(job_id)
+    assert only_turn(job_id).outcome == "truncated"
+
+
+def test_an_adapter_is_asked_for_by_its_name_and_goes_on_record_with_its_hash() -> None:
+    name, sha256 = "adapter-" + "a" * 16, "a" * 64
+    with Engine(adapters={name: sha256}) as engine:
+        engine.report()
+        job_id = submit("model:/adapters/one", adapter=name, sha256=sha256, max_turns=2)
+        played(job_id)
+    assert {asked.body["model"] for asked in engine.asked} == {asked.body["cache_salt"] for asked in engine.asked} == {name}
+    assert episode(job_id).policy_version == f"{name}@{'a' * 12}"
+
+
+def test_a_step_plays_with_one_version_of_a_line_and_lets_go_of_it(engine: Engine) -> None:
+    line = submit("model:/x/other")  # any job has a line
+    with db.writing() as session:
+        publish.publish(session, line, BASE, "/adapters/v1", sha256="1" * 64)
+        lifecycle.lock_job(session, line)
+    engine.adapters[f"{line}-v1"] = "1" * 64
+    engine.report()
+    with db.writing() as session:
+        assert publish.advance(session, line)
+    job_id = submit("model:/x/line", line=line, sha256="", seeds="1-3", max_turns=2)
+    write("UPDATE job SET priority = 5 WHERE id = :id", id=job_id)
+    held: list[int] = []
+    rule = engine.rule
+
+    def noting(body: dict[str, Any]) -> Said:
+        with db.reading() as session:
+            held.append(len(session.exec(select(AdapterHold)).all()))
+        return rule(body)
+
+    engine.rule = noting
+    work(3)
+    assert {row.policy_version for row in episodes(job_id).values()} == {f"{line}-v1@{'1' * 12}"}
+    assert set(held) == {1}
+    with db.reading() as session:
+        assert session.exec(select(AdapterHold)).all() == []
+
+
+# What answers wrongly.
+
+
+def test_an_answer_of_another_model_ends_the_job_and_is_never_stored(engine: Engine) -> None:
+    engine.rule = lambda body: Said(body=answer(body, by_seed(body), model="/models/other"))
+    ended = finish(submit(seeds="0-7"))
+    assert ended.state == "failed"
+    assert "the engine answered with the model '/models/other', and '/models/tiny' was asked for" in str(ended.reason)
+    assert episodes(ended.id) == {}
+    assert len(engine.asked) == 1
+
+
+def test_weights_that_were_not_to_play_end_the_job(engine: Engine) -> None:
+    engine.sha256 = "c" * 64
+    ended = finish(submit())
+    assert f"with weights of sha256 {'c' * 64}, and {SHA256} were to play" in str(ended.reason)
+
+
+@pytest.mark.parametrize("lacks", ["token_ids", "logprobs", "prompt_token_ids"])
+def test_an_engine_that_tells_no_tokens_ends_the_job(engine: Engine, lacks: str) -> None:
+    def rule(body: dict[str, Any]) -> Said:
+        made = answer(body, "do")
+        made.pop(lacks, None)
+        made["choices"][0].pop(lacks, None)
+        return Said(body=made)
+
+    engine.rule = rule
+    ended = finish(submit(seeds="0-3"))
+    assert ended.state == "failed"
+    assert "the engine's answer for /models/tiny is of no use: " in str(ended.reason)
+    assert len(engine.asked) == 1
+
+
+def test_a_prompt_that_has_no_room_ends_the_job_at_once_with_the_engines_numbers(engine: Engine) -> None:
+    numbers = "512 and the prompt's 300 are 812 tokens, and this engine reads 700 (--max-model-len); at most 400 are left"
+    engine.rule = lambda body: refuses(400, numbers, param="max_tokens")
+    ended = finish(submit(seeds="0-31", episodes_in_flight=4))
+    assert ended.state == "failed"
+    assert str(ended.reason).startswith("32 of 32 episodes failed: ")
+    assert numbers in str(ended.reason)
+    assert len(engine.asked) == 1, "of all that begin, one asks first"
+    assert [event.type for event in job_events(ended.id)].count("play.blocked") == 1
+
+
+# Engines that go.
+
+
+def stays(engines: list[Engine]) -> list[int]:
+    return [len(engine.asked) for engine in engines]
+
+
+def reference(**table: Any) -> dict[tuple[int, int], str | None]:
+    """(seed, member) -> hash of the trace, with one engine that nothing happens to."""
+    with Engine() as engine:
+        engine.report()
+        job_id = submit(**table)
+        played(job_id)
+        endpoints.stopped(engine.id)
+        return {key: row.sha256 for key, row in episodes(job_id).items()}
+
+
+def test_an_episode_stays_with_its_engine_and_two_engines_share_them() -> None:
+    with Engine() as one, Engine() as two:
+        one.report()
+        two.report()
+        job_id = submit(seeds="0-7", max_turns=10, episodes_per_step=8)
+        played(job_id)
+    for row in episodes(job_id).values():
+        assert len({turn.reply["notes"]["endpoint"] for turn in turn_rows(row.id)}) == 1
+    assert stays([one, two]) == [40, 40]
+
+
+def test_the_least_loaded_engine_is_taken() -> None:
+    with Engine() as one, Engine() as two:
+        one.report(in_flight=30)
+        two.report(in_flight=2)
+        played(submit(seeds="0-3", episodes_per_step=4))
+    assert stays([one, two]) == [0, 16]
+
+
+def test_when_an_engine_is_killed_its_turns_are_asked_again_elsewhere() -> None:
+    table = {"seeds": "0-7", "max_turns": 40, "episodes_per_step": 8}
+    wanted = reference(**table)
+    with Engine() as one, Engine() as two, ThreadPoolExecutor(1) as pool:
+        one.report()
+        two.report()
+        job_id = submit(**table)
+        working = pool.submit(work)
+        until(lambda: len(one.asked) > 40, 30, "the first engine is in use")
+        one.kill()
+        working.result(60)
+    assert job(job_id).state == "succeeded"
+    rows = episodes(job_id)
+    assert {key: row.sha256 for key, row in rows.items()} == wanted
+    for row in rows.values():
+        assert [turn.index for turn in turn_rows(row.id)] == list(range(row.turns))
+    assert play_steps(job_id)[0].attempt == 1
+    moved = [turn for row in rows.values() for turn in turn_rows(row.id) if turn.reply["notes"]["attempts"] > 1]
+    assert 1 <= len(moved) <= 8, "each episode that was there asked one turn again"
+    seeds = Counter(asked.body["seed"] for engine in (one, two) for asked in engine.asked)
+    assert sum(seeds.values()) - len(seeds) <= 8
+
+
+@pytest.mark.parametrize("trouble", [Said(lost=True), refuses(500), refuses(502), Said(body={"choices": []}), Said(body="?")])
+@pytest.mark.parametrize("kind", ["transformers", "vllm"])
+def test_a_turn_that_failed_once_is_asked_again_in_the_very_same_words(trouble: Said, kind: str) -> None:
+    wanted = reference()
+    with Engine(kind=kind) as engine:
+        engine.report()
+        engine.then(trouble)
+        job_id = submit()
+        played(job_id)
+    assert engine.asked[0].body == engine.asked[1].body
+    assert episode(job_id).sha256 == wanted[1, 0]
+    assert [turn.reply["notes"]["attempts"] for turn in turn_rows(episode(job_id).id)] == [2, 1, 1, 1]
+
+
+def test_a_full_engine_is_given_time(engine: Engine) -> None:
+    engine.then(refuses(503, "queue full"), refuses(503, "queue full"))
+    job_id = submit()
+    played(job_id)
+    assert [turn.reply["notes"]["attempts"] for turn in turn_rows(episode(job_id).id)] == [3, 1, 1, 1]
+
+
+def test_an_engine_that_stays_full_fails_the_episode_and_a_retry_plays_it(engine: Engine) -> None:
+    rule = engine.rule
+    engine.rule = lambda body: refuses(503, "queue full")
+    job_id = submit(policy_config={"deadline_s": 0.5})
+    ended = finish(job_id)
+    assert "no answer of an engine for /models/tiny within deadline_s = 0.5" in str(ended.reason)
+    assert "'queue full'" in str(ended.reason)
+    engine.rule = rule
+    assert retry(job_id).state == "succeeded"
+
+
+def test_a_request_that_breaks_every_engine_fails_its_own_episode_and_no_other(engine: Engine) -> None:
+    rule = engine.rule
+    bad: list[int] = []
+
+    def poisoned(body: dict[str, Any]) -> Said:
+        if not bad and len(engine.asked) > 10:
+            bad.append(body["seed"])
+        return refuses(500, "boom") if body["seed"] in bad else rule(body)
+
+    engine.rule = poisoned
+    ended = finish(submit(seeds="0-3", episodes_per_step=4, max_turns=8))
+    assert ended.state == "failed"
+    assert str(ended.reason).startswith("1 of 4 episodes failed: ")
+    assert "a request for /models/tiny failed 5 times while an engine had it (5 attempts, the last: " in str(ended.reason)
+
+
+def test_an_adapter_that_is_gone_from_an_endpoint_is_asked_for_at_another() -> None:
+    name, sha256 = "adapter-" + "a" * 16, "a" * 64
+    with Engine(adapters={name: sha256}) as one, Engine(adapters={name: sha256}) as two:
+        one.report()
+        two.report(in_flight=9)
+        del one.adapters[name]
+        job_id = submit("model:/adapters/one", adapter=name, sha256=sha256)
+        played(job_id)
+    assert stays([one, two]) == [1, 4]
+
+
+def test_an_adapter_that_no_endpoint_has_though_all_say_so_ends_the_job() -> None:
+    name = "adapter-" + "a" * 16
+    with Engine(adapters={name: "a" * 64}) as engine:
+        engine.report()
+        engine.adapters.clear()
+        job_id = submit("model:/adapters/one", adapter=name, seeds="0-3", policy_config={"deadline_s": 0.5})
+        ended = finish(job_id)
+    assert f"no endpoint that is to serve {name} knows it" in str(ended.reason)
+    assert [event.type for event in job_events(job_id)].count("play.blocked") == 1
+
+
+# When nobody serves.
+
+
+def test_a_step_that_nobody_serves_is_handed_back_and_costs_no_attempt(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines_module, "PAUSE_S", 100.0)
+    job_id = submit()
+    write("UPDATE step SET needs = NULL")  # as when the engine goes between the claim and the first question
+    endpoints.report(engine.id, state="failed")
+    assert work() == 1
+    (step,) = play_steps(job_id)
+    assert (step.state, step.attempt, step.reason) == ("queued", 0, f"no endpoint serves {BASE}")
+    with db.reading() as session:
+        assert step.available_at > db.clock(session) + 90
+    assert engine.asked == []
+
+
+def test_engines_that_go_in_the_middle_cost_no_turn() -> None:
+    wanted = reference(seeds="0-3", max_turns=20, episodes_per_step=4)
+    with Engine() as engine, ThreadPoolExecutor(1) as pool:
+        engine.report()
+        job_id = submit(seeds="0-3", max_turns=20, episodes_per_step=4, policy_config={"deadline_s": 1})
+        working = pool.submit(work)
+        until(lambda: len(engine.asked) > 20, 30, "play is under way")
+        endpoints.report(engine.id, state="failed")
+        engine.kill()
+        assert working.result(30) == 1
+    (step,) = play_steps(job_id)
+    assert (step.state, step.attempt) == ("queued", 0)
+    assert step.reason.startswith(f"no endpoint serves {BASE} any more (")
+    rows = episodes(job_id)
+    before = sum(row.turns for row in rows.values())
+    assert {row.state for row in rows.values()} == {"running"}
+    assert before > 10
+    with Engine() as other:
+        other.report()
+        played(job_id)
+    assert {key: row.sha256 for key, row in episodes(job_id).items()} == wanted
+    assert len(other.asked) == 80 - before, "no turn is asked for that was stored"
+
+
+def test_an_engine_that_hangs_is_left_when_its_endpoint_is_given_up() -> None:
+    wanted = reference()
+    with Engine() as one, Engine() as two, ThreadPoolExecutor(1) as pool:
+        one.report()
+        two.report(in_flight=9)
+        one.then(Said(body={}, after_s=60))
+        job_id = submit()
+        working = pool.submit(work)
+        until(lambda: one.asked, 30, "the first engine is asked")
+        endpoints.stopped(one.id)
+        working.result(30)
+    assert job(job_id).state == "succeeded"
+    assert stays([one, two]) == [1, 4]
+    assert episode(job_id).sha256 == wanted[1, 0]
+
+
+@pytest.mark.parametrize("how", ["drain", "cancel"])
+def test_nobody_waits_for_a_slow_engine_when_the_work_should_stop(engine: Engine, how: str) -> None:
+    rule = engine.rule
+    slow = [True]
+
+    def slowly(body: dict[str, Any]) -> Said:
+        said = rule(body)
+        return Said(body=said.body, after_s=60.0) if slow and len(engine.asked) >= 9 else said
+
+    engine.rule = slowly
+    job_id = submit(seeds="0-2", episodes_per_step=3)
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        until(lambda: len(engine.asked) >= 9, 30, "the engine hangs")
+        if how == "drain":
+            drain_file().parent.mkdir(parents=True, exist_ok=True)
+            drain_file().touch()
+        else:
+            with db.writing() as session:
+                lifecycle.cancel(session, session.get_one(Job, job_id))
+        working.result(20)
+    rows = episodes(job_id)
+    assert {row.state for row in rows.values()} == {"running" if how == "drain" else "failed"}
+    assert all(row.snapshot is not None for row in rows.values())
+    assert {seed: len(turn_rows(row.id)) for (seed, _), row in rows.items()} == {
+        seed: row.turns for (seed, _), row in rows.items()
+    }
+    slow.clear()
+    if how == "drain":
+        drain_file().unlink()
+        played(job_id)
+    else:
+        assert job(job_id).state == "cancelled"
+        assert retry(job_id).state == "succeeded"
+    assert {key: row.sha256 for key, row in episodes(job_id).items()} == reference(seeds="0-2", episodes_per_step=3)
+
+
+# The line.
+
+
+def test_requests_of_one_moment_go_together_and_are_answered_apart(engine: Engine) -> None:
+    bodies = [{"model": BASE, "messages": [], "seed": seed} for seed in range(5)]
+
+    async def ask() -> list[Any]:
+        line = Line("")
+        got = await asyncio.gather(*(line.ask(engine.url, body, together=True) for body in bodies))
+        await line.close()
+        return got
+
+    got = asyncio.run(ask())
+    assert [each.value["prompt_token_ids"][1] for each in got] == [0, 1, 2, 3, 4]
+    assert [asked.together for asked in engine.asked] == [5] * 5
+
+
+def test_of_requests_that_went_together_those_that_were_answered_keep_their_answer(engine: Engine) -> None:
+    bodies = [{"model": BASE, "messages": [], "seed": seed} for seed in range(5)]
+    engine.rule = lambda body: Said(lost=True) if body["seed"] == 1 else Said(body=answer(body, "do"))  # 4, 3, 2 come before it
+
+    async def ask() -> list[Any]:
+        line = Line("")
+        got = await asyncio.gather(*(line.ask(engine.url, body, together=True) for body in bodies), return_exceptions=True)
+        await line.close()
+        return got
+
+    got = asyncio.run(ask())
+    assert [isinstance(each, Lost) for each in got] == [True, True, False, False, False]
+
+
+def test_a_text_with_every_kind_of_line_end_comes_through_whole(engine: Engine) -> None:
+    text = "a\x85b\u2028c\u2029d\rf\x0bg"
+    engine.rule = lambda body: Said(body=answer(body, text))
+    job_id = submit(max_turns=1, reply_format="text")
+    played(job_id)
+    assert only_turn(job_id).reply["text"] == text
+
+
+# The policy itself.
+
+
+def test_a_model_that_synthq_serves_plays_in_steps_alone() -> None:
+    with pytest.raises(InvalidInput, match="elsewhere a model plays as openai:MODEL"):
+        policies.make(LABEL)
+    with pytest.raises(InvalidInput, match="the policy 'model' needs a model"):
+        policies.make("model")
+
+
+def test_a_label_that_nobody_looked_up_ends_the_job(engine: Engine) -> None:
+    job_id = submit()
+    write("DELETE FROM model_use")
+    write("UPDATE step SET needs = NULL")
+    ended = finish(job_id)
+    assert f"nothing is known of {LABEL}" in str(ended.reason)
