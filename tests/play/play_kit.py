@@ -29,6 +29,7 @@ DIST_INFO = """\
 babbler = play_policies:Babbler
 seer = play_policies:Seer
 fragile = play_policies:Fragile
+dawdler = play_policies:Dawdler
 
 [synthq.environments]
 corridor = envs.corridor:Corridor

@@ -109,6 +109,24 @@ class Fragile(Random):
         return await super().reply(request)
 
 
+class Dawdler(Fragile):
+    """As ``fragile``, but it takes its time as a model does, so that others play meanwhile; it notes how many do."""
+
+    name = "dawdler"
+    version = "dawdler-1"
+    model = "dawdling"
+    under_way = most = 0
+
+    async def reply(self, request: Request) -> Reply:
+        Dawdler.under_way += 1
+        Dawdler.most = max(Dawdler.most, Dawdler.under_way)
+        try:
+            await asyncio.sleep(self.draw(request.index, ("0", "1", "2", "3"))[0].count("3") * 0.001)
+            return await super().reply(request)
+        finally:
+            Dawdler.under_way -= 1
+
+
 def _file() -> Path:
     return get_settings().home / "trouble.json"
 
@@ -183,4 +201,5 @@ _HAPPENS = {
     "drain": _drain,
     "cancel": _cancel,
     "lose": _lose_the_step,
+    "slow": _slow_down,
 }

@@ -219,3 +219,11 @@ def test_a_rollout_under_way_is_given_up_when_the_job_is_cancelled(app: Foreign)
 def test_what_is_no_task_app_is_told_at_once(app: Foreign) -> None:
     app.health = [422]
     assert f"what answers at {app.url} is no task app: it answered /health with 422" in str(job(asked(app)).reason)
+
+
+def test_an_app_is_asked_once_a_step_whether_it_is_awake(app: Foreign) -> None:
+    app.health = [200] * 100
+    job_id = asked(app, seeds="0-7", episodes_per_step=8)
+    assert len(app.health) == 99
+    with db.reading() as session:
+        assert {row.state for row in session.exec(select(Episode).where(Episode.job_id == job_id))} == {"done"}

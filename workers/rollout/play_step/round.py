@@ -53,7 +53,8 @@ class Round:
         while (found := self._next()) is not None:
             seat, present = found
             self._under_way.append(seat)
-            self._failed += await self._seated(seat, present)
+            failed = await self._seated(seat, present)
+            self._failed += failed  # not in one: others count while this one is waited for
             self._under_way.remove(seat)
 
     def _next(self) -> tuple[Seat, Episode | None] | None:
