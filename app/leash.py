@@ -3,7 +3,8 @@
     python -I -S app/leash.py PARENT_PID SIGNAL_NUMBER COMMAND...
 
 On Linux the kernel keeps the promise: this process asks for a signal at its parent's death and becomes the command. Elsewhere (or
-with SYNTHQ_LEASH=watch, for tests) it stays as a thin parent, looks for its own parent twice a second, and passes signals on.
+with SYNTHQ_LEASH=watch, for tests) it stays as a thin parent, looks for its own parent twice a second, and passes signals on. It
+does so everywhere if the signal's number is negative: the command's whole process group then ends with it.
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ GRACE_S = 3.0
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
-def leashed(argv: list[str], *, at_death: signal.Signals = signal.SIGKILL) -> list[str]:
-    """The command that runs ``argv`` on a leash held by this process. Start it from the main thread, which must live on."""
-    return [sys.executable, "-I", "-S", str(Path(__file__)), str(os.getpid()), str(int(at_death)), *argv]
+def leashed(argv: list[str], *, at_death: signal.Signals = signal.SIGKILL, group: bool = False) -> list[str]:
+    """The command that runs ``argv`` on a leash held by this process. Start it from the main thread, which must live on.
+
+    ``group``: for a command whose own children would outlive it. Start it as the leader of a session.
+    """
+    number = -int(at_death) if group else int(at_death)
+    return [sys.executable, "-I", "-S", str(Path(__file__)), str(os.getpid()), str(number), *argv]
 
 
 def main(words: list[str]) -> NoReturn:
     """Become the command, or watch over it."""
     parent, at_death, argv = int(words[0]), int(words[1]), words[2:]
-    if sys.platform == "linux" and os.environ.get("SYNTHQ_LEASH") != "watch":
+    if at_death > 0 and sys.platform == "linux" and os.environ.get("SYNTHQ_LEASH") != "watch":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, at_death, 0, 0, 0)
         if os.getppid() != parent:  # it died before the promise was made
             sys.exit(1)
@@ -62,7 +67,10 @@ def watch(argv: list[str], parent: int, at_death: int) -> int:
             return code if code >= 0 else 128 - code
         except subprocess.TimeoutExpired:
             if os.getppid() != parent:
-                return end(child, at_death)
+                code = end(child, abs(at_death))
+                if at_death < 0 and os.getpgrp() == os.getpid():
+                    os.killpg(0, signal.SIGKILL)  # this process is of the group too
+                return code
 
 
 def end(child: subprocess.Popen[bytes], number: int) -> int:

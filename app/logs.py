@@ -19,8 +19,12 @@ class _Redacted(logging.Formatter):
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
 
     def format(self, record: logging.LogRecord) -> str:
-        text = DATA_URL.sub("data:image/...", super().format(record))
-        return SECRET.sub(lambda match: f"{match.group(1) or match.group(2)}***", text)
+        return redacted(super().format(record))
+
+
+def redacted(text: str) -> str:
+    """A text without the pictures and keys that it held."""
+    return SECRET.sub(lambda match: f"{match.group(1) or match.group(2)}***", DATA_URL.sub("data:image/...", text))
 
 
 def set_up_logging() -> None:
