@@ -12,10 +12,12 @@ from PIL import Image
 from transformers import AutoConfig, AutoTokenizer, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from app import weights
 from app.errors import InvalidInput
 from workers.init_tiny import kinds, texts, words
 from workers.model import tokenizer as own
-from workers.model.tiny import Made, init_tiny
+from workers.model.new import Made
+from workers.model.tiny import init_tiny
 from workers.transport import chat
 
 PROMPT = "Reply with 1 action, and nothing else: noop move_left move_right"
@@ -151,8 +153,8 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path: Path) -
 def test_its_lineage_tells_from_what_it_was_made(tmp_path: Path) -> None:
     made = small(tmp_path / "model", seed=5)
     told = json.loads((made.path / "synthq.json").read_text())
-    assert told["arguments"] == {"seed": 5, "size": "1m", "frame_px": 63, "patch": 7, "merge": 3}
-    assert told["sha256"]["model.safetensors"] == made.weights_sha256
+    assert (told["kind"], told["size"], told["seed"], told["frame"]) == ("tiny", "1m", 5, {"px": 63, "tokens": 9})
+    assert told["sha256"] == made.sha256 == weights.sha256(made.path)
     assert told["parameters"] == made.parameters
     assert f"{made.parameters:,} parameters" in (made.path / "README.md").read_text()
 
