@@ -55,13 +55,15 @@ def tend() -> None:
     Costs two small queries while there is no endpoint and nothing published.
     """
     with db.reading() as session:
-        plan, lines = _plan(session), publish.moving(session)
-    if not plan.empty:
-        with db.writing() as session:
-            assign(session)
+        lines = publish.moving(session)
     for line in lines:
         with db.writing() as session:
             publish.advance(session, line)
+    with db.reading() as session:
+        plan = _plan(session)
+    if not plan.empty:
+        with db.writing() as session:
+            assign(session)
     for use, reason in plan.hopeless:
         _fail(use, reason)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Float, and_, bindparam, delete, or_, select, update
 from sqlmodel import Session, col
 
-from app import broker, db
+from app import db
 from app.heartbeat import KEEP_STOPPED_S
 from app.models import Endpoint, EndpointState, new_id
 from app.settings import get_settings
@@ -81,9 +81,7 @@ def report(endpoint_id: str, **values: Any) -> bool:
         served = {*row.adapters, *([row.base] if row.state == EndpointState.READY else [])}
         row.failures = {name: told for name, told in row.failures.items() if name not in served}
         session.add(row)
-    if values.keys() - {"in_flight"}:
-        broker.nudge()  # steps may wait for it, and a version to go live
-    return True
+        return True
 
 
 def failed(endpoint_id: str, name: str, reason: str, *, lasting: bool = False) -> int:
@@ -99,8 +97,7 @@ def failed(endpoint_id: str, name: str, reason: str, *, lasting: bool = False) -
         told = {"reason": reason[:MOST_REASON], "tries": tries, "lasting": lasting, "at": db.clock(session)}
         row.failures = {**row.failures, name: told}
         session.add(row)
-    broker.nudge()
-    return tries
+        return tries
 
 
 def stopped(endpoint_id: str) -> None:

@@ -1,7 +1,7 @@
 """Which endpoint serves which base. Pure: no database, no clock.
 
-An endpoint stays on its base while any job wants it. Free ones go to the bases that nobody serves, in the order of their jobs;
-where none is free, a base that several endpoints serve lends one. What is still free goes to where most steps wait.
+An endpoint stays on its base while any job wants it. Free ones go to the bases that nobody serves, in the order of their jobs,
+and then to where most steps wait. To a base that none of them can serve, a base that several endpoints serve lends one.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ def spread(endpoints: Sequence[Endpoint], wants: Sequence[Want]) -> dict[str, Wa
     by_base = {want.base: want for want in wants}
     given: dict[str, Want] = {}
     for endpoint in endpoints:
-        want = by_base.get(endpoint.desired.get("base", ""))
-        if want is not None and (can(endpoint, want) or _at_play(endpoint, want)):
-            given[endpoint.id] = want
+        wanted = by_base.get(endpoint.desired.get("base", ""))
+        if wanted is not None and (can(endpoint, wanted) or _at_play(endpoint, wanted)):
+            given[endpoint.id] = wanted
     free = sorted((each for each in endpoints if each.id not in given), key=_ease)
-    for want in wants:
-        if any(each.base == want.base for each in given.values()):
-            continue
-        taken = _first(sorted(free, key=lambda each: each.base != want.base), want) or _lent(endpoints, given, want)
+    for want in _unserved(wants, given):
+        taken = _first(free, want)
         if taken is not None:
             given[taken.id] = want
             free = [each for each in free if each is not taken]
@@ -34,7 +32,16 @@ def spread(endpoints: Sequence[Endpoint], wants: Sequence[Want]) -> dict[str, Wa
         crowded = _most_crowded(endpoint, wants, given)
         if crowded is not None:
             given[endpoint.id] = crowded
+    for want in _unserved(wants, given):
+        lent = _lent(endpoints, given, want)
+        if lent is not None:
+            given[lent.id] = want
     return given
+
+
+def _unserved(wants: Sequence[Want], given: dict[str, Want]) -> list[Want]:
+    served = {each.base for each in given.values()}
+    return [want for want in wants if want.base not in served]
 
 
 def can(endpoint: Endpoint, want: Want) -> bool:
@@ -52,13 +59,16 @@ def _at_play(endpoint: Endpoint, want: Want) -> bool:
     return endpoint.state == EndpointState.READY and want.running > 0
 
 
-def _ease(endpoint: Endpoint) -> tuple[bool, float, str]:
+def _ease(endpoint: Endpoint) -> tuple[bool, float, float, str]:
     """Order in which free endpoints are given away: those that hold nothing, then those whose base is unwanted for longest."""
-    return bool(endpoint.desired.get("base")), endpoint.idle_since or float("inf"), endpoint.id
+    holds, idle_since = bool(endpoint.desired.get("base")), endpoint.idle_since or float("inf")
+    return holds, idle_since, endpoint.started_at, endpoint.id
 
 
 def _first(endpoints: Iterable[Endpoint], want: Want) -> Endpoint | None:
-    return next((each for each in endpoints if can(each, want)), None)
+    """The first that may serve a base, one that has it still before all others."""
+    there = sorted(endpoints, key=lambda each: each.base != want.base)
+    return next((each for each in there if can(each, want)), None)
 
 
 def _lent(endpoints: Sequence[Endpoint], given: dict[str, Want], want: Want) -> Endpoint | None:

@@ -97,7 +97,7 @@ def _began(session: Session, job_ids: Iterable[str]) -> dict[str, float]:
     """When the present attempt of each job began."""
     query = select(col(Step.job_id), func.min(Step.created_at)).join(Job, col(Job.id) == Step.job_id)
     query = query.where(col(Job.id).in_(job_ids), col(Step.job_attempt) == Job.attempt).group_by(col(Step.job_id))
-    return dict(session.connection().execute(query).tuples().all())
+    return {row[0]: row[1] for row in session.connection().execute(query)}
 
 
 def bases(found: Sequence[Use]) -> list[Want]:

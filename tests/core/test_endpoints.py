@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+from core import kit
 from core.kit import write
+from core.serving import BASE, OTHER, adapter, bases_of, begin, bring_there, look, row, submit_play, up, use
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from app import db, endpoints
+from app import claims, db, endpoints, lifecycle
 from app.endpoints import rows
-from app.models import Endpoint
+from app.endpoints.spread import spread
+from app.endpoints.wanted import Use, Want
+from app.models import Endpoint, ModelUse, Queue
+from app.store.waiting import waiting_reason
 
-BASE = "/models/tiny"
 ADAPTER = {"adapter-0123456789abcdef": {"path": "/adapters/a", "sha256": "0" * 64}}
-
-
-def up(worker: str = "inference-1", *, base: str = BASE, engines: tuple[str, ...] = ("transformers",), **values: object) -> str:
-    """An endpoint that serves a base."""
-    id = endpoints.register(worker, engines=engines)
-    told = {"url": "http://127.0.0.1:8000", "engine": engines[0], "capacity": 8} | values
-    assert endpoints.report(id, state="ready", base=base, **told)
-    return id
-
-
-def row(id: str) -> Endpoint:
-    with db.reading() as session:
-        found = session.get(Endpoint, id)
-        assert found is not None
-        session.expunge(found)
-        return found
 
 
 def asked(base: str = BASE, adapter: str = "") -> list[str]:
@@ -40,7 +33,7 @@ def live() -> list[str]:
 
 
 def test_an_endpoint_is_asked_once_it_is_ready_and_no_more_when_it_stopped(store: str) -> None:
-    id = endpoints.register("inference-1", engines=["transformers"])
+    id = begin()
     assert live() == [id]
     assert asked() == []
     endpoints.report(id, state="starting", base=BASE)
@@ -75,7 +68,7 @@ def test_an_endpoint_that_missed_its_heartbeats_is_out_of_use_until_it_beats_aga
 
 def test_one_that_begins_again_takes_the_place_of_what_it_was(store: str) -> None:
     first = up()
-    second = endpoints.register("inference-1", engines=["vllm"])
+    second = begin(engines=("vllm",))
     assert live() == [second]
     assert asked() == []
     assert not endpoints.beat(first)
@@ -94,7 +87,7 @@ def test_one_that_stopped_must_register_again(store: str) -> None:
 
 
 def test_it_is_told_since_when_it_loads_and_serves(store: str) -> None:
-    id = endpoints.register("inference-1", engines=["transformers"])
+    id = begin()
     began = row(id).changed_at
     endpoints.report(id, state="starting", base=BASE)
     loading = row(id)
@@ -108,7 +101,7 @@ def test_it_is_told_since_when_it_loads_and_serves(store: str) -> None:
 
 
 def test_failures_are_counted_by_name_until_it_is_served(store: str) -> None:
-    id = endpoints.register("inference-1", engines=["transformers"])
+    id = begin()
     assert [endpoints.failed(id, BASE, f"try {i}") for i in (1, 2)] == [1, 2]
     assert endpoints.failed(id, next(iter(ADAPTER)), "rank 128 is above 64", lasting=True) == 1
     told = row(id).failures
@@ -118,3 +111,314 @@ def test_failures_are_counted_by_name_until_it_is_served(store: str) -> None:
     assert list(row(id).failures) == list(ADAPTER)
     endpoints.report(id, adapters=ADAPTER)
     assert row(id).failures == {}
+
+
+# -- what each should serve ----------------------------------------------------------------------------------------------------
+
+
+def test_an_endpoint_is_told_to_serve_what_a_job_plays_with_and_how(store: str) -> None:
+    id = begin(engines=("vllm", "transformers"))
+    look()
+    assert row(id).desired == {}
+    submit_play(use(options={"max_model_len": 2048}))
+    look()
+    told = {"engine": "vllm", "base": BASE, "options": {"max_model_len": 2048}, "adapters": {}}
+    assert endpoints.desired_of(id) == told
+
+
+def test_an_endpoint_stays_on_its_base_while_a_job_wants_it(store: str) -> None:
+    one = begin()
+    submit_play()
+    look()
+    submit_play(use(OTHER), priority=5)
+    look()
+    assert bases_of(one) == [BASE]
+    two = begin("inference-2")
+    look()
+    assert bases_of(one, two) == [BASE, OTHER]
+
+
+def test_free_endpoints_go_to_unserved_bases_first_and_then_to_where_most_steps_wait(store: str) -> None:
+    submit_play(use(OTHER), seeds="0-1")
+    submit_play(seeds="0-9", priority=1)
+    ids = [begin(f"inference-{i}") for i in range(4)]
+    look()
+    assert sorted(bases_of(*ids)) == [OTHER, BASE, BASE, BASE]
+
+
+def test_a_base_that_several_serve_lends_one_to_a_base_that_nobody_serves(store: str) -> None:
+    submit_play(seeds="0-9")
+    ids = [begin(f"inference-{i}") for i in range(2)]
+    look()
+    assert bases_of(*ids) == [BASE, BASE]
+    bring_there(*ids)
+    endpoints.beat(ids[0], in_flight=5)
+    submit_play(use(OTHER))
+    look()
+    assert bases_of(*ids) == [BASE, OTHER]
+
+
+def test_a_base_that_no_job_wants_stays_for_a_while(store: str) -> None:
+    id = begin()
+    job = submit_play()
+    look()
+    bring_there(id)
+    with db.writing() as session:
+        lifecycle.cancel(session, job)
+    look()
+    assert bases_of(id) == [BASE]
+    assert row(id).idle_since is not None
+    submit_play()
+    look()
+    assert row(id).idle_since is None
+    write("UPDATE job SET cancel_requested_at = 1")
+    look()
+    write("UPDATE endpoint SET idle_since = idle_since - 601")
+    look()
+    assert endpoints.desired_of(id) == {}
+    assert row(id).idle_since is None
+
+
+def test_a_job_that_asks_for_an_engine_is_not_given_to_one_that_has_it_not(store: str) -> None:
+    mine, theirs = begin("one"), begin("two", engines=("vllm",))
+    submit_play(use(engine="vllm"), seeds="0-9")
+    look()
+    assert bases_of(mine, theirs) == ["", BASE]
+    assert row(theirs).desired["engine"] == "vllm"
+
+
+def test_the_options_are_those_of_the_older_job_and_the_other_is_told_once(store: str) -> None:
+    id = begin()
+    older = submit_play(use(options={"max_model_len": 1024, "max_loras": 2}))
+    newer = submit_play(use(options={"max_model_len": 4096, "max_loras": 2}), priority=9)
+    for _ in range(3):
+        look()
+    assert row(id).desired["options"]["max_model_len"] == 1024
+    told = [event.message for event in kit.job_events(newer.id) if event.type == "model.options"]
+    assert told == [f"{BASE} is served already, as an older job asks: max_model_len = 1024, not 4096"]
+    assert not [event for event in kit.job_events(older.id) if event.type == "model.options"]
+
+
+def test_what_steps_play_with_is_not_served_otherwise_when_the_older_job_ends(store: str) -> None:
+    id = begin()
+    older = submit_play(use(options={"max_model_len": 1024}))
+    submit_play(use(options={"max_model_len": 4096}), priority=9)
+    look()
+    bring_there(id)
+    kit.claim()
+    with db.writing() as session:
+        lifecycle.cancel(session, older)
+    look()
+    assert row(id).desired["options"] == {"max_model_len": 1024}
+
+
+def test_every_endpoint_of_a_base_is_to_load_every_adapter_that_jobs_want_on_it(store: str) -> None:
+    submit_play(adapter("adapter-a"), adapter("adapter-b"), seeds="0-9")
+    submit_play(adapter("adapter-c", OTHER), seeds="0-1")
+    ids = [begin(f"inference-{i}") for i in range(3)]
+    look()
+    told = [row(id).desired for id in ids]
+    assert sorted((each["base"], sorted(each["adapters"])) for each in told) == [
+        (OTHER, ["adapter-c"]),
+        (BASE, ["adapter-a", "adapter-b"]),
+        (BASE, ["adapter-a", "adapter-b"]),
+    ]
+
+
+def test_no_more_adapters_are_loaded_than_there_is_room_for_and_the_job_that_waits_is_told(store: str) -> None:
+    id = begin()
+    submit_play(adapter("adapter-a"), adapter("adapter-b"))
+    late = submit_play(adapter("adapter-c"))
+    look()
+    look()
+    assert sorted(row(id).desired["adapters"]) == ["adapter-a", "adapter-b"]
+    told = [event.message for event in kit.job_events(late.id) if event.type == "model.no_room"]
+    assert told == [f"the adapter /adapters/adapter-c waits for room: 2 are loaded beside {BASE} (max_loras = 2)"]
+
+
+def test_an_adapter_that_is_in_use_stays_whatever_has_priority(store: str) -> None:
+    id = begin()
+    submit_play(adapter("adapter-a"))
+    look()
+    bring_there(id)
+    kit.claim()
+    submit_play(adapter("adapter-b"), adapter("adapter-c"), priority=9)
+    look()
+    assert sorted(row(id).desired["adapters"]) == ["adapter-a", "adapter-b"]
+
+
+def test_a_look_writes_nothing_without_endpoints_nor_where_all_is_as_it_should_be(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit_play(adapter("adapter-a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(db, "writing", lambda: pytest.fail("it wrote"))
+        look()
+    id = begin()
+    look()
+    bring_there(id)
+    with monkeypatch.context() as patch:
+        patch.setattr(db, "writing", lambda: pytest.fail("it wrote"))
+        look()
+
+
+# -- who may claim -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_that_needs_a_model_is_claimed_only_while_it_is_served(store: str) -> None:
+    job = submit_play(adapter("adapter-a"), with_random=True)
+    taken = [claims.claim(Queue.ROLLOUT, owner="w") for _ in range(5)]
+    assert [claim.payload.get("policy") for claim in taken if claim] == [None] * 4, "others do not wait for the model"
+    id = begin()
+    look()
+    assert claims.claim(Queue.ROLLOUT, owner="w") is None
+    endpoints.report(id, state="ready", base=BASE)
+    assert claims.claim(Queue.ROLLOUT, owner="w") is None, "the base alone is not the model"
+    bring_there(id)
+    step = claims.claim(Queue.ROLLOUT, owner="w")
+    assert step is not None
+    assert (step.job_id, step.payload["policy"]) == (job.id, "model:/adapters/adapter-a")
+    endpoints.stopped(id)
+    assert claims.claim(Queue.ROLLOUT, owner="w") is None
+
+
+# -- what cannot be served -----------------------------------------------------------------------------------------------------
+
+
+def reason(job_id: str) -> str | None:
+    with db.reading() as session:
+        return waiting_reason(session, kit.job(job_id))
+
+
+def end_of(job_id: str) -> tuple[str, str | None]:
+    """How a job ends once everything that can run has run."""
+    look()
+    kit.work_through()
+    look()
+    kit.work_through()
+    found = kit.job(job_id)
+    return found.state, found.reason
+
+
+def test_a_base_that_can_never_be_loaded_fails_the_steps_that_wait_for_it_with_the_reason(store: str) -> None:
+    id = begin()
+    job = submit_play(seeds="0-1")
+    look()
+    endpoints.failed(id, BASE, "its config.json names no model that is known", lasting=True)
+    state, why = end_of(job.id)
+    assert state == "failed"
+    assert why is not None
+    assert why.endswith(f"the inference worker failed to load {BASE}: its config.json names no model that is known")
+    assert endpoints.desired_of(id) == {}, "nobody wants it any more, and it would not come up"
+
+
+def test_a_base_that_failed_once_is_tried_again_and_given_up_after_three(store: str) -> None:
+    id = begin()
+    job = submit_play(seeds="0-1")
+    for _ in range(rows.MOST_TRIES - 1):
+        look()
+        endpoints.failed(id, BASE, "the engine ended with status 1")
+    look()
+    assert bases_of(id) == [BASE]
+    assert kit.job(job.id).state == "queued"
+    endpoints.failed(id, BASE, "the engine ended with status 1")
+    assert end_of(job.id)[0] == "failed"
+
+
+def test_a_job_waits_while_another_endpoint_may_still_serve_it(store: str) -> None:
+    one, two = begin("one"), begin("two")
+    job = submit_play(seeds="0-9")
+    look()
+    endpoints.failed(one, BASE, "out of memory", lasting=True)
+    look()
+    assert bases_of(one, two) == ["", BASE]
+    assert kit.job(job.id).state == "queued"
+    endpoints.failed(two, BASE, "out of memory", lasting=True)
+    look()
+    states = {step.state for step in kit.steps(job.id) if step.needs}
+    assert states == {"failed"}
+
+
+def test_an_adapter_that_no_endpoint_can_load_fails_its_own_steps_alone(store: str) -> None:
+    id = begin()
+    good, bad = submit_play(adapter("adapter-a")), submit_play(adapter("adapter-b"))
+    look()
+    bring_there(id)
+    endpoints.report(id, adapters={"adapter-a": {"path": "", "sha256": ""}})
+    endpoints.failed(id, "adapter-b", "its rank is 128, and max_lora_rank is 64", lasting=True)
+    look()
+    assert sorted(row(id).desired["adapters"]) == ["adapter-a"]
+    assert {step.state for step in kit.steps(bad.id) if step.needs} == {"failed"}
+    assert {step.state for step in kit.steps(good.id)} == {"queued"}
+
+
+def test_a_retry_has_the_model_tried_again(store: str) -> None:
+    id = begin()
+    job = submit_play(seeds="0-1")
+    look()
+    endpoints.failed(id, BASE, "no config.json", lasting=True)
+    assert end_of(job.id)[0] == "failed"
+    with db.writing() as session:
+        lifecycle.retry(session, kit.job(job.id))
+    look()
+    assert bases_of(id) == [BASE]
+    assert row(id).failures == {}
+    assert kit.job(job.id).state == "queued"
+
+
+# -- spreading, by itself ------------------------------------------------------------------------------------------------------
+
+
+def made(id: str, base: str, engines: list[str]) -> Endpoint:
+    times: dict[str, Any] = {"started_at": 0, "heartbeat_at": 0, "changed_at": 0}
+    desired = {"base": base, "engine": "", "options": {}, "adapters": {}} if base else {}
+    return Endpoint(id=id, worker_id=id, host="h", engines=engines, desired=desired, **times)
+
+
+def want(base: str, waiting: int, engine: str) -> Want:
+    row = ModelUse(job_id=f"job_{base}", label=f"model:{base}", base=base, engine=engine)
+    return Want(base=base, uses=(Use(row=row, priority=0, created_at=0, waiting=waiting, running=0, since=0),))
+
+
+ENGINES = st.sampled_from([["transformers"], ["vllm"], ["vllm", "transformers"]])
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    held=st.lists(st.tuples(st.sampled_from(["", "a", "b", "c", "d"]), ENGINES), max_size=6),
+    wanted=st.lists(
+        st.tuples(st.sampled_from("abcd"), st.integers(1, 5), st.sampled_from(["auto", "vllm", "transformers"])),
+        max_size=4,
+        unique_by=lambda each: each[0],
+    ),
+)
+def test_spreading_keeps_what_is_wanted_serves_what_it_can_and_then_stays_as_it_is(
+    held: list[tuple[str, list[str]]], wanted: list[tuple[str, int, str]]
+) -> None:
+    endpoints_ = [made(f"end_{i}", base, engines) for i, (base, engines) in enumerate(held)]
+    wants = [want(*each) for each in wanted]
+    given_ = spread(endpoints_, wants)
+    by_base = {each.base: each for each in wants}
+    for endpoint in endpoints_:
+        if endpoint.id in given_:
+            engine = given_[endpoint.id].first.engine
+            assert engine == "auto" or engine in endpoint.engines
+    served = {each.base for each in given_.values()}
+    for endpoint in endpoints_:
+        before = by_base.get(endpoint.desired.get("base", ""))
+        if before is not None and before.first.engine in ("auto", *endpoint.engines):
+            assert before.base in served, "a base that was served and is wanted is served still"
+    if any(each.base not in served for each in wants):
+        unserved = [each for each in wants if each.base not in served]
+        able = [e for e in endpoints_ if any(w.first.engine in ("auto", *e.engines) for w in unserved)]
+        assert all(e.id in given_ for e in able), "no endpoint is idle that could serve what nobody serves"
+    for _ in held:  # what a base lends may be given back by an endpoint that was of no use before
+        now, given_ = given_, apply(endpoints_, wants, given_)
+    assert not held or given_ == now
+
+
+def apply(endpoints_: list[Endpoint], wants: list[Want], given_: dict[str, Want]) -> dict[str, Want]:
+    """Have endpoints serve what they are given; what they are given then."""
+    for endpoint in endpoints_:
+        endpoint.desired = {"base": given_[endpoint.id].base} if endpoint.id in given_ else {}
+    return spread(endpoints_, wants)
