@@ -20,6 +20,7 @@ from workers.inference.core.served import Served
 from workers.inference.core.steps import Steps
 from workers.inference.core.text import StopTexts
 from workers.inference.core.ticket import Result, State, Ticket, check
+from workers.model.adapters import AdapterWeights, read_adapter
 from workers.model.types import Prompt
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Core:
         self._stops = frozenset(loaded.eos_ids)
         max_model_len = min(max_model_len, loaded.max_length)
         self.max_model_len, self.max_waiting, self.max_loras = max_model_len, max_waiting, max_loras
+        self._max_lora_rank = max_lora_rank
         self._forward = Forward(
             loaded.model,
             max_num_seqs=max_num_seqs,
@@ -159,11 +161,9 @@ class Core:
     def load_adapter(self, name: str, path: str) -> str:
         """Serve the adapter in a folder under a new name; its sha256. What has the same sha256 may be loaded again.
 
-        Raises InvalidInput when it does not fit the base, Conflict when the name is another's or there is no room.
+        Raises BadModel when it does not fit the base, Conflict when the name is another's or there is no room.
         """
-        from workers.model.adapters import read_adapter
-
-        adapter = read_adapter(path, self._forward.model)
+        adapter = read_adapter(path, self._loaded.model, max_rank=self._max_lora_rank)
         with self._changed:
             self._check_open_for_adapters()
             if (there := self._served.get(name)) is not None and there.sha256 == adapter.sha256:
@@ -183,7 +183,7 @@ class Core:
                 self._loading.discard(name)
         return adapter.sha256
 
-    def _put(self, name: str, path: str, adapter: Any) -> None:
+    def _put(self, name: str, path: str, adapter: AdapterWeights) -> None:
         slot = self._forward.adapters.put(adapter.weights, rank=adapter.rank, scale=adapter.scale)
         with self._changed:
             self._served[name] = Served(name=name, path=path, sha256=adapter.sha256, slot=slot, parent=self._base.name)

@@ -39,7 +39,6 @@ class Forward:
         max_loras: int,
         max_lora_rank: int,
     ) -> None:
-        self.model = model
         self._text, self._head = model.model.language_model, model.lm_head
         self._embed = self._text.embed_tokens
         self.dtype, self.device = self._embed.weight.dtype, self._embed.weight.device

@@ -23,6 +23,8 @@ from workers.inference.core.ticket import Result, State, Ticket
 
 PREFILL_TOKENS: Final = 4096
 """Tokens of prompts that a step begins with; one longer prompt has a step to itself."""
+TOGETHER: Final = {"cpu": 1536}
+"""How many of them go through the model together: what stays in a CPU's caches. Elsewhere all of them do."""
 LEAST_TOKENS: Final = 256
 """What that may shrink to when memory is short."""
 
@@ -56,6 +58,7 @@ class Steps:
         self._forward, self._waiting, self._end, self._tokenizer = forward, waiting, end, tokenizer
         self._most = self._rows = most
         self._prefill_tokens = PREFILL_TOKENS
+        self._together = TOGETHER.get(forward.device.type, PREFILL_TOKENS)
         self._lock = lock
         self.running: list[Ticket] = []
         self._sampled: list[Ticket] = []
@@ -137,7 +140,7 @@ class Steps:
             new = [self._waiting.popleft() for _ in range(count)]
             for ticket in new:
                 ticket.admitted()
-        for places in groups(lengths[:count], most_tokens=self._prefill_tokens):
+        for places in groups(lengths[:count], most_tokens=self._together):
             self._prefill([new[place] for place in places], parts)
         return new
 
@@ -160,7 +163,7 @@ class Steps:
 
     def _prefill_less(self, group: list[Ticket], parts: list[Part], short: Short) -> None:
         if len(group) > 1:
-            self._prefill_tokens = max(LEAST_TOKENS, self._prefill_tokens // 2)
+            self._together = max(LEAST_TOKENS, self._together // 2)
             half = len(group) // 2
             self._prefill(group[:half], parts)
             self._prefill(group[half:], parts)
