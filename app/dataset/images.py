@@ -46,7 +46,7 @@ _BARE: Final = {"iVBORw0KGgo": "image/png", "/9j/": "image/jpeg", "UklGR": "imag
 
 
 class Unfit(Exception):
-    """A picture that is none, or not one that may be here; the text says why. Stays inside this package."""
+    """A picture that is none, or not one that may be here; the text says why, and goes on from "the picture"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ def look(url: object, *, strict: bool) -> Picture:
     match = _SCHEME.match(url)
     scheme = match[1].lower() if match else ""
     if scheme == "data":
-        return _decoded(*_data(url), strict=strict)
+        return _decoded(*unpack(url), strict=strict)
     if scheme in ("http", "https"):
         return _link(url, strict=strict)
     raise Unfit(_no_scheme(url) if not scheme or len(scheme) == 1 else _other_scheme(scheme, strict))
@@ -105,8 +105,8 @@ def _link(url: str, *, strict: bool) -> Picture:
     return Picture(linked=True)
 
 
-def _data(url: str) -> tuple[str, bytes]:
-    """Media type and bytes of a ``data:`` URL."""
+def unpack(url: str) -> tuple[str, bytes]:
+    """Media type and bytes of a ``data:`` URL, not decoded further. Raises Unfit."""
     match = _DATA.match(url)
     if match is None:
         raise Unfit(f"is {url[:40]!r}, which has no comma after its media type; it begins 'data:image/png;base64,'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ class Picture:
 
     sha256: str
     """Of the PNG bytes that it was made from."""
-    patches: NDArray[np.float32]
+    patches: NDArray[np.float32] = field(compare=False, repr=False)
     """[t * h * w, channels * temporal * patch * patch], in the order of the processor."""
     grid: tuple[int, int, int]
     """Patches in time, height and width, before the merge."""
