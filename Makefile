@@ -8,22 +8,27 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; echo python3)
 VENV := .venv
+# vLLM lives apart: its pins do not fit beside these.
+VLLM_ENV ?= .venv-vllm
 RUN := $(VENV)/bin/python
 # What is pinned, what is asked for, and where: a change of one gives the stamps another name, and so another install.
 DIGEST := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | tr -d ' ')
 DEMO := $(VENV)/.installed-demo-$(DIGEST)
 DEV := $(VENV)/.installed-dev-$(DIGEST)
 
-.PHONY: help install dev demo test check format clean
+.PHONY: help install dev vllm-env demo test check format clean
 
 help:  ## Show this list
-	@awk -F ':.*##' '/^[a-z]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(DEMO)  ## Make .venv with what it takes to run synthq
 	@echo "synthq is installed: $(VENV)/bin/synthq"
 
 dev: $(DEV)  ## Make .venv with what it takes to work on synthq
 	@echo "synthq and its tools are installed in $(VENV)/bin"
+
+vllm-env:  ## Make .venv-vllm, from which inference workers serve models with vLLM (minutes, gigabytes)
+	@PYTHON='$(PYTHON)' docker/vllm-env '$(VLLM_ENV)'
 
 demo: $(DEMO)  ## Play 10 seeds with two policies and show the scores (KEEP=1 leaves synthq running)
 	@$(RUN) -m cli.main demo $(if $(filter-out 0,$(KEEP)),--keep) $(DEMO_ARGS)
@@ -42,8 +47,8 @@ format: $(DEV)  ## Put the code into ruff's form
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
 
-clean:  ## Remove .venv and what tools left behind (never .synthq, where your data is)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean:  ## Remove both environments and what tools left behind (never .synthq, where your data is)
+	rm -rf $(VENV) .venv-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find app workers cli tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The dev set holds the demo set, so it makes both stamps.
