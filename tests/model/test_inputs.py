@@ -6,6 +6,7 @@ import base64
 import io
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ def inputs(tiny_model: Path, tokenizer: Any) -> Inputs:
 
 
 def make(folder: Path, tokenizer: Any, **more: Any) -> Inputs:
-    return Inputs(tokenizer, ImageReader.of(folder), image_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"), **more)
+    image_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    return Inputs(SimpleNamespace(tokenizer=tokenizer, images=ImageReader.of(folder), image_id=image_id), **more)
 
 
 def picture(seed: int, width: int = 63, height: int = 63) -> bytes:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from jinja2 import TemplateError
 
@@ -24,9 +24,6 @@ from workers.model.types import Picture, Prompt
 from workers.transport.chat import TEMPLATE
 from workers.transport.generate import neutral
 
-if TYPE_CHECKING:
-    from workers.model.loading import Loaded
-
 Wire = Mapping[str, Any]
 """A message or a tool in OpenAI's format."""
 
@@ -35,6 +32,22 @@ _PICTURE: Final = {"type": "image"}
 """A part that templates write a picture's place for."""
 _ID_BYTES: Final = 36
 """What one id takes in a tuple."""
+
+
+class Reads(Protocol):
+    """What a prompt is made by; ``workers.model.loading.Loaded`` is one."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """transformers' tokenizer of the model."""
+
+    @property
+    def images(self) -> ImageReader:
+        """Reads pictures as the model's folder says."""
+
+    @property
+    def image_id(self) -> int:
+        """The token that stands for a piece of a picture."""
 
 
 class _Text(NamedTuple):
@@ -47,19 +60,14 @@ class _Text(NamedTuple):
 class Inputs:
     """Makes prompts for one model. Safe between threads."""
 
-    def __init__(self, tokenizer: Any, reader: ImageReader, *, image_id: int, text_bytes: int = TEXT_BYTES) -> None:
-        """``image_id``: the token that stands for a piece of a picture; ``text_bytes``: what tokenised texts may take."""
-        self._tokenizer, self._reader, self._image_id = tokenizer, reader, image_id
-        self._template = None if tokenizer.chat_template else TEMPLATE.read_text(encoding="utf-8")
+    def __init__(self, by: Reads, *, text_bytes: int = TEXT_BYTES) -> None:
+        """``text_bytes``: what tokenised texts may take of memory."""
+        self._tokenizer, self._reader, self._image_id = by.tokenizer, by.images, by.image_id
+        self._template = None if self._tokenizer.chat_template else TEMPLATE.read_text(encoding="utf-8")
         self._texts: Cache[str, _Text] = Cache(text_bytes)
         self._spent = {"render": 0.0, "tokenize": 0.0, "pictures": 0.0}
         self._prompts = 0
         self._tokenizing, self._counting = Lock(), Lock()
-
-    @classmethod
-    def of(cls, loaded: Loaded) -> Inputs:
-        """Those of a model that is in memory."""
-        return cls(loaded.tokenizer, loaded.images, image_id=loaded.image_id)
 
     def prompt(self, messages: Sequence[Wire], tools: Sequence[Wire] | None = None) -> Prompt:
         """What the model reads before its reply. Pictures are parts of the type image_url that hold a ``data:`` URL.
