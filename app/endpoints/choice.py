@@ -14,9 +14,14 @@ def use_of(session: Session, job_id: str, label: str) -> ModelUse | None:
     return session.get(ModelUse, (job_id, label))
 
 
-def ready(session: Session, base: str, adapter: str = "") -> list[Endpoint]:
-    """The endpoints that answer requests for a base, or for an adapter on it by its served name; the least loaded first."""
+def ready(session: Session, base: str, adapter: str = "", *, engine: str = "auto") -> list[Endpoint]:
+    """The endpoints that answer requests for a base, or for an adapter on it by its served name; the least loaded first.
+
+    ``engine``: only those that run it.
+    """
     query = select(Endpoint).where(_is_ready(), col(Endpoint.base) == base)
+    if engine != "auto":
+        query = query.where(col(Endpoint.engine) == engine)
     found = session.scalars(query.execution_options(populate_existing=True))
     return sorted((each for each in found if not adapter or adapter in each.adapters), key=_load)
 
@@ -35,4 +40,5 @@ def is_served() -> ColumnElement[bool]:
     loaded = or_(col(ModelUse.adapter) == "", cast(col(Endpoint.adapters), Text).like(named))
     answered = select(col(ModelUse.job_id)).join(Endpoint, col(Endpoint.base) == col(ModelUse.base))
     mine = (col(ModelUse.job_id) == Step.job_id, col(ModelUse.label) == Step.needs)
-    return answered.where(*mine, loaded, _is_ready()).correlate(Step).exists()
+    fits = or_(col(ModelUse.engine) == "auto", col(ModelUse.engine) == col(Endpoint.engine))
+    return answered.where(*mine, fits, loaded, _is_ready()).correlate(Step).exists()

@@ -13,8 +13,8 @@ from sqlmodel import Session, col
 from app import db, lifecycle
 from app.endpoints import publish
 from app.endpoints.rows import live, loads_never
-from app.endpoints.spread import able, spread
-from app.endpoints.wanted import Use, Want, Wanted, adapters, bases, uses
+from app.endpoints.spread import able, serves, spread
+from app.endpoints.wanted import ANY, Use, Want, Wanted, adapters, bases, uses
 from app.errors import JobNotFound
 from app.models import Endpoint, JobEvent
 from app.settings import get_settings
@@ -102,9 +102,9 @@ def _plan(session: Session) -> _Plan:
     if not endpoints:
         return plan
     found = uses(session, dated=any(endpoint.failures for endpoint in endpoints))
-    wants = bases(found)
+    wants = bases(found, {engine for endpoint in endpoints for engine in endpoint.engines})
     given = spread(endpoints, wants)
-    served: dict[str, dict[str, Any]] = {}
+    served: dict[tuple[str, str], dict[str, Any]] = {}
     for endpoint in endpoints:
         want = given.get(endpoint.id)
         desired = _wanted_of(session, endpoint, want) if want is not None else _kept(session, endpoint)
@@ -113,8 +113,8 @@ def _plan(session: Session) -> _Plan:
         if (idle := want is None and bool(desired)) != (endpoint.idle_since is not None):
             plan.idle[endpoint.id] = idle
         if want is not None:
-            served.setdefault(want.base, desired)
-    plan.notes = [note for want in wants if want.base in served for note in _notes(session, want, served[want.base])]
+            served.setdefault(want.key, desired)
+    plan.notes = [note for want in wants if want.key in served for note in _notes(session, want, served[want.key])]
     plan.hopeless = [(use, reason) for use in found if (reason := hopeless(use, endpoints)) is not None]
     return plan
 
@@ -122,11 +122,11 @@ def _plan(session: Session) -> _Plan:
 def _wanted_of(session: Session, endpoint: Endpoint, want: Want) -> dict[str, Any]:
     """What an endpoint should serve for the jobs that want a base. While steps play with it, only its adapters change."""
     present = endpoint.desired
-    if present.get("base") == want.base and want.running:
+    if serves(endpoint, want) and want.running:
         engine, options = present["engine"], present["options"]
     else:
-        engine, options = want.first.engine, want.first.options
-        engine = endpoint.engines[0] if engine == "auto" else engine
+        engine, options = want.engine, want.first.options
+        engine = endpoint.engines[0] if engine == ANY else engine
     return _desired(session, endpoint, engine=engine, base=want.base, options=options, want=want)
 
 
@@ -183,20 +183,17 @@ def _fail(use: Use, reason: str) -> None:
 
 def _notes(session: Session, want: Want, desired: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What the jobs that want a base are to be told of how it is served, and were not told yet."""
-    said = [(use.row.job_id, OTHER_OPTIONS, sentence) for use in want.uses if (sentence := _otherwise(use, want, desired))]
+    said = [(use.row.job_id, OTHER_OPTIONS, sentence) for use in want.uses if (sentence := _otherwise(use, desired))]
     full = len(desired["adapters"]) >= _room(desired["options"])
     waits = [each for each in adapters(session, want, want.base) if full and each.name not in desired["adapters"]]
     said += [(each.job_id, NO_ROOM, _no_room(each, desired)) for each in waits]
     return [note for note in dict.fromkeys(said) if not _told(session, note)]
 
 
-def _otherwise(use: Use, want: Want, desired: dict[str, Any]) -> str | None:
-    asked = {**use.row.options, "engine": use.row.engine}
-    has = {**desired["options"], "engine": desired["engine"] if use.row.engine != "auto" else "auto"}
-    differ = [f"{key} = {has.get(key)}, not {asked[key]}" for key in asked if asked[key] != has.get(key)]
-    if not differ:
-        return None
-    return f"{want.base} is served already, as an older job asks: {'; '.join(differ)}"
+def _otherwise(use: Use, desired: dict[str, Any]) -> str | None:
+    asked, has = use.row.options, desired["options"]
+    differ = [f"{key} = {has.get(key)}, not {value}" for key, value in asked.items() if has.get(key) != value]
+    return f"{use.row.base} is served already, as an older job asks: {'; '.join(differ)}" if differ else None
 
 
 def _no_room(each: Wanted, desired: dict[str, Any]) -> str:

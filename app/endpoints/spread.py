@@ -10,18 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from app.endpoints.rows import loads_never
-from app.endpoints.wanted import Want
-from app.models import Endpoint, EndpointState
+from app.endpoints.wanted import ANY, Want
+from app.models import Endpoint
 
 
 def spread(endpoints: Sequence[Endpoint], wants: Sequence[Want]) -> dict[str, Want]:
     """What each endpoint should serve of what is wanted, by its id; those that are not named here are not needed."""
-    by_base = {want.base: want for want in wants}
     given: dict[str, Want] = {}
     for endpoint in endpoints:
-        wanted = by_base.get(endpoint.desired.get("base", ""))
-        if wanted is not None and (can(endpoint, wanted) or _at_play(endpoint, wanted)):
-            given[endpoint.id] = wanted
+        present = next((want for want in wants if serves(endpoint, want)), None)
+        if present is not None and can(endpoint, present):
+            given[endpoint.id] = present
     free = sorted((each for each in endpoints if each.id not in given), key=_ease)
     for want in _unserved(wants, given):
         taken = _first(free, want)
@@ -40,23 +39,24 @@ def spread(endpoints: Sequence[Endpoint], wants: Sequence[Want]) -> dict[str, Wa
 
 
 def _unserved(wants: Sequence[Want], given: dict[str, Want]) -> list[Want]:
-    served = {each.base for each in given.values()}
-    return [want for want in wants if want.base not in served]
+    served = {each.key for each in given.values()}
+    return [want for want in wants if want.key not in served]
 
 
 def can(endpoint: Endpoint, want: Want) -> bool:
     """Whether an endpoint may come to serve a base."""
-    return able(endpoint, want.first.engine) and loads_never(endpoint, want.base, want.since) is None
+    return able(endpoint, want.engine) and loads_never(endpoint, want.base, want.since) is None
 
 
 def able(endpoint: Endpoint, engine: str) -> bool:
     """Whether an endpoint can run an engine; ``auto`` is any."""
-    return bool(endpoint.engines) if engine == "auto" else engine in endpoint.engines
+    return bool(endpoint.engines) if engine == ANY else engine in endpoint.engines
 
 
-def _at_play(endpoint: Endpoint, want: Want) -> bool:
-    """Whether steps play with what an endpoint serves: then it stays, though the next job would have it otherwise."""
-    return endpoint.state == EndpointState.READY and want.running > 0
+def serves(endpoint: Endpoint, want: Want) -> bool:
+    """Whether an endpoint is on its way to what is wanted, or there."""
+    present = endpoint.desired
+    return bool(present) and present["base"] == want.base and want.engine in (ANY, present["engine"])
 
 
 def _ease(endpoint: Endpoint) -> tuple[bool, float, float, str]:
@@ -73,13 +73,13 @@ def _first(endpoints: Iterable[Endpoint], want: Want) -> Endpoint | None:
 
 def _lent(endpoints: Sequence[Endpoint], given: dict[str, Want], want: Want) -> Endpoint | None:
     """An endpoint of a base that several serve: of the base with most, the one with fewest requests under way."""
-    counts = Counter(each.base for each in given.values())
-    spare = [each for each in endpoints if each.id in given and counts[given[each.id].base] > 1 and can(each, want)]
-    return min(spare, key=lambda each: (-counts[given[each.id].base], each.in_flight, each.id), default=None)
+    counts = Counter(each.key for each in given.values())
+    spare = [each for each in endpoints if each.id in given and counts[given[each.id].key] > 1 and can(each, want)]
+    return min(spare, key=lambda each: (-counts[given[each.id].key], each.in_flight, each.id), default=None)
 
 
 def _most_crowded(endpoint: Endpoint, wants: Sequence[Want], given: dict[str, Want]) -> Want | None:
     """The base with most waiting steps for each endpoint that serves it, if there are more of those than of these."""
-    counts = Counter(each.base for each in given.values())
-    crowded = [want for want in wants if want.waiting > counts[want.base] and can(endpoint, want)]
-    return max(crowded, key=lambda want: want.waiting / (counts[want.base] + 1), default=None)
+    counts = Counter(each.key for each in given.values())
+    crowded = [want for want in wants if want.waiting > counts[want.key] and can(endpoint, want)]
+    return max(crowded, key=lambda want: want.waiting / (counts[want.key] + 1), default=None)

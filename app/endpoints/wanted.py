@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlmodel import Session, col
@@ -12,7 +12,9 @@ from sqlmodel import Session, col
 from app.endpoints.publish import SERVED
 from app.models import AdapterVersion, Job, JobState, ModelUse, Step, StepState, VersionState
 
-OPEN = (JobState.QUEUED, JobState.RUNNING)
+OPEN: Final = (JobState.QUEUED, JobState.RUNNING)
+ANY: Final = "auto"
+"""Stands for any engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +37,18 @@ class Use:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Want:
-    """A base that jobs want."""
+    """A base that jobs want with one engine."""
 
     base: str
+    engine: str
+    """``auto``: with any."""
     uses: tuple[Use, ...]
     """In their order; never empty."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it another want."""
+        return self.base, self.engine
 
     @property
     def waiting(self) -> int:
@@ -100,12 +109,22 @@ def _began(session: Session, job_ids: Iterable[str]) -> dict[str, float]:
     return {row[0]: row[1] for row in session.connection().execute(query)}
 
 
-def bases(found: Sequence[Use]) -> list[Want]:
-    """The bases that these uses want, those of the first uses first."""
-    by_base: dict[str, list[Use]] = {}
+def bases(found: Sequence[Use], engines: Collection[str]) -> list[Want]:
+    """The bases that these uses want, those of the first uses first. ``engines``: those that some live endpoint can run.
+
+    Who does not care for the engine takes the one that another job asks for, if there is one that can be had.
+    """
+    by_key: dict[tuple[str, str], list[Use]] = {}
     for use in found:
-        by_base.setdefault(use.row.base, []).append(use)
-    return [Want(base=base, uses=tuple(of_base)) for base, of_base in by_base.items()]
+        by_key.setdefault((use.row.base, _engine_for(use, found, engines)), []).append(use)
+    return [Want(base=base, engine=engine, uses=tuple(of_key)) for (base, engine), of_key in by_key.items()]
+
+
+def _engine_for(use: Use, found: Sequence[Use], engines: Collection[str]) -> str:
+    if use.row.engine != ANY:
+        return use.row.engine
+    asked = (other.row.engine for other in found if other.row.base == use.row.base and other.row.engine in engines)
+    return next(asked, ANY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Final
@@ -11,9 +11,11 @@ from typing import Any, Final
 from sqlalchemy import func, select
 from sqlmodel import Session, col
 
-from app import db
+from app import db, endpoints
+from app.endpoints import use_of
+from app.endpoints.why import why_not_served
 from app.heartbeat import live_workers
-from app.models import ENDED, Job, JobState, Outbox, Queue, Step, StepState, Worker
+from app.models import ENDED, Endpoint, Job, JobState, Outbox, Queue, Step, StepState, Worker
 from app.store import workers
 
 HINT_LATE_S: Final = 5.0
@@ -52,6 +54,8 @@ class OpenSteps:
     """From when on the first of the queued ones may be claimed."""
     queue: str = ""
     """Where that one waits."""
+    needs: tuple[str, ...] = ()
+    """Labels of the models that queued ones need; empty when one of them needs none."""
 
 
 class Scene:
@@ -75,6 +79,8 @@ class Scene:
             return "no scheduler leads, so no worker is told of it; start one with `synthq up`"
         if not steps.queued:
             return "waits for the scheduler to make its next steps"
+        if steps.needs and (unserved := self._unserved(job, steps.needs)):
+            return unserved
         if steps.available_at > self.at:
             return self._backoff(job)
         return self._in_queue(job, steps.queue)
@@ -94,6 +100,12 @@ class Scene:
             return None
         more = f" and {_count(len(waits) - 1, 'more job')}" if len(waits) > 1 else ""
         return f"waits for job {waits[0]} ({states[waits[0]]}){more}"
+
+    def _unserved(self, job: Job, labels: Sequence[str]) -> str | None:
+        """Why none of the models that its steps need is served; None when one is."""
+        uses = [use for label in labels if (use := use_of(self.session, job.id, label)) is not None]
+        reasons = [why_not_served(use, self._endpoints, self.at) for use in uses]
+        return None if None in reasons else next(iter(reasons), None)
 
     def _backoff(self, job: Job) -> str:
         query = select(Step).where(col(Step.job_id) == job.id, col(Step.state) == StepState.QUEUED)
@@ -149,17 +161,24 @@ class Scene:
         return live_workers(self.session)
 
     @cached_property
+    def _endpoints(self) -> list[Endpoint]:
+        return endpoints.live(self.session)
+
+    @cached_property
     def _busy(self) -> dict[str, int]:
         return workers.busy(self.session)
 
     def _open_steps(self, ids: Sequence[str]) -> dict[str, OpenSteps]:
-        query = select(col(Step.job_id), col(Step.queue), col(Step.state), func.count(), func.min(Step.available_at))
+        groups = (col(Step.job_id), col(Step.queue), col(Step.state), col(Step.needs))
+        query = select(*groups, func.count(), func.min(Step.available_at)).group_by(*groups)
         query = query.where(col(Step.job_id).in_(ids), col(Step.state).in_([StepState.QUEUED, StepState.RUNNING]))
         found: dict[str, OpenSteps] = {}
-        for job_id, queue, state, count, available_at in self.session.connection().execute(
-            query.group_by(col(Step.job_id), col(Step.queue), col(Step.state))
-        ):
+        rows = self.session.connection().execute(query).all()
+        for job_id, queue, state, _, count, available_at in rows:
             found[job_id] = _add(found.get(job_id, OpenSteps()), queue, state, count, available_at)
+        for job_id, steps in found.items():
+            needs = {row[3] for row in rows if row[0] == job_id and row[2] == StepState.QUEUED}
+            found[job_id] = replace(steps, needs=() if None in needs else tuple(sorted(filter(None, needs))))
         return found
 
 

@@ -11,7 +11,7 @@ from core.serving import BASE, OTHER, adapter, bases_of, begin, bring_there, loo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app import claims, db, endpoints, lifecycle
+from app import claims, db, endpoints, heartbeat, lifecycle
 from app.endpoints import rows
 from app.endpoints.spread import spread
 from app.endpoints.wanted import Use, Want
@@ -187,6 +187,29 @@ def test_a_job_that_asks_for_an_engine_is_not_given_to_one_that_has_it_not(store
     assert row(theirs).desired["engine"] == "vllm"
 
 
+def test_an_engine_that_nobody_has_keeps_no_other_job_from_its_model(store: str) -> None:
+    id = begin()
+    apart = submit_play(use(engine="vllm"), priority=9)
+    mine = submit_play()
+    look()
+    bring_there(id)
+    assert kit.claim().job_id == mine.id
+    kit.write("UPDATE step SET state = 'cancelled' WHERE job_id = :id", id=mine.id)
+    assert claims.claim(Queue.ROLLOUT, owner="w") is None, f"{apart.id} insists on vllm"
+
+
+def test_two_jobs_may_have_one_base_served_by_two_engines(store: str) -> None:
+    mine, theirs = begin("one", engines=("transformers", "vllm")), begin("two", engines=("transformers", "vllm"))
+    submit_play(use(engine="vllm"), seeds="0")
+    submit_play(use(engine="transformers"), seeds="0")
+    submit_play(use(), seeds="0")
+    look()
+    assert [(row(id).desired["base"], row(id).desired["engine"]) for id in (mine, theirs)] == [
+        (BASE, "vllm"),
+        (BASE, "transformers"),
+    ]
+
+
 def test_the_options_are_those_of_the_older_job_and_the_other_is_told_once(store: str) -> None:
     id = begin()
     older = submit_play(use(options={"max_model_len": 1024, "max_loras": 2}))
@@ -290,6 +313,50 @@ def reason(job_id: str) -> str | None:
         return waiting_reason(session, kit.job(job_id))
 
 
+def test_a_job_that_waits_for_a_model_says_so(store: str) -> None:
+    heartbeat.lead("scheduler", "one", 600.0)
+    heartbeat.register("w", role="rollout", queues=["rollout", "data"], slots=1)
+    job = submit_play(adapter("adapter-a"))
+    ref = "/adapters/adapter-a"
+    start = "start one: `synthq worker inference`"
+    assert reason(job.id) == f"waits for an inference worker that can serve {ref} (none is alive); {start}"
+    id = begin()
+    assert reason(job.id) == f"waits for the scheduler to have an endpoint serve {ref}"
+    look()
+    assert reason(job.id) == f"endpoint {id} is loading {BASE}"
+    endpoints.report(id, state="starting", base=BASE)
+    write("UPDATE endpoint SET changed_at = changed_at - 12")
+    assert reason(job.id) == f"endpoint {id} is loading {BASE} (12 s)"
+    endpoints.failed(id, BASE, "the engine ended with status 1")
+    assert reason(job.id) == f"endpoint {id} failed to load {BASE} (try 1 of 3): the engine ended with status 1"
+    endpoints.report(id, state="ready", base=BASE)
+    assert reason(job.id) == f"endpoint {id} is loading {ref}"
+    bring_there(id)
+    assert reason(job.id) == "1 of 1 slot of queue rollout are free; a worker takes it within seconds"
+    kit.claim()
+    assert reason(job.id) is None
+
+
+def test_a_job_that_waits_for_an_engine_for_room_or_for_another_job_says_so(store: str) -> None:
+    heartbeat.lead("scheduler", "one", 600.0)
+    id = begin()
+    other = submit_play(use(engine="vllm"))
+    assert reason(other.id) == f"waits for an inference worker that can serve {BASE} with vllm (none of the 1 alive has it)"
+    submit_play(adapter("adapter-a"), adapter("adapter-b"))
+    late, apart = submit_play(adapter("adapter-c")), submit_play(use(OTHER))
+    look()
+    bring_there(id)
+    assert reason(late.id) == f"waits for room: endpoint {id} has 2 adapters in use beside {BASE}"
+    need = "the only one serves models that other jobs need"
+    assert reason(apart.id) == f"waits for an endpoint that is free to serve {OTHER}: {need}"
+
+
+def test_a_job_of_which_other_steps_can_run_says_nothing_of_the_model(store: str) -> None:
+    heartbeat.lead("scheduler", "one", 600.0)
+    job = submit_play(with_random=True)
+    assert reason(job.id) == "no live worker serves queue rollout; start one: `synthq worker rollout`"
+
+
 def end_of(job_id: str) -> tuple[str, str | None]:
     """How a job ends once everything that can run has run."""
     look()
@@ -372,12 +439,13 @@ def test_a_retry_has_the_model_tried_again(store: str) -> None:
 def made(id: str, base: str, engines: list[str]) -> Endpoint:
     times: dict[str, Any] = {"started_at": 0, "heartbeat_at": 0, "changed_at": 0}
     desired = {"base": base, "engine": "", "options": {}, "adapters": {}} if base else {}
+    desired |= {"engine": engines[0]} if base else {}
     return Endpoint(id=id, worker_id=id, host="h", engines=engines, desired=desired, **times)
 
 
 def want(base: str, waiting: int, engine: str) -> Want:
     row = ModelUse(job_id=f"job_{base}", label=f"model:{base}", base=base, engine=engine)
-    return Want(base=base, uses=(Use(row=row, priority=0, created_at=0, waiting=waiting, running=0, since=0),))
+    return Want(base=base, engine=engine, uses=(Use(row=row, priority=0, created_at=0, waiting=waiting, running=0, since=0),))
 
 
 ENGINES = st.sampled_from([["transformers"], ["vllm"], ["vllm", "transformers"]])
@@ -401,16 +469,16 @@ def test_spreading_keeps_what_is_wanted_serves_what_it_can_and_then_stays_as_it_
     by_base = {each.base: each for each in wants}
     for endpoint in endpoints_:
         if endpoint.id in given_:
-            engine = given_[endpoint.id].first.engine
+            engine = given_[endpoint.id].engine
             assert engine == "auto" or engine in endpoint.engines
     served = {each.base for each in given_.values()}
     for endpoint in endpoints_:
         before = by_base.get(endpoint.desired.get("base", ""))
-        if before is not None and before.first.engine in ("auto", *endpoint.engines):
+        if before is not None and before.engine in ("auto", endpoint.desired["engine"]):
             assert before.base in served, "a base that was served and is wanted is served still"
     if any(each.base not in served for each in wants):
         unserved = [each for each in wants if each.base not in served]
-        able = [e for e in endpoints_ if any(w.first.engine in ("auto", *e.engines) for w in unserved)]
+        able = [e for e in endpoints_ if any(w.engine in ("auto", *e.engines) for w in unserved)]
         assert all(e.id in given_ for e in able), "no endpoint is idle that could serve what nobody serves"
     for _ in held:  # what a base lends may be given back by an endpoint that was of no use before
         now, given_ = given_, apply(endpoints_, wants, given_)
@@ -420,5 +488,7 @@ def test_spreading_keeps_what_is_wanted_serves_what_it_can_and_then_stays_as_it_
 def apply(endpoints_: list[Endpoint], wants: list[Want], given_: dict[str, Want]) -> dict[str, Want]:
     """Have endpoints serve what they are given; what they are given then."""
     for endpoint in endpoints_:
-        endpoint.desired = {"base": given_[endpoint.id].base} if endpoint.id in given_ else {}
+        want = given_.get(endpoint.id)
+        engine = endpoint.engines[0] if want is None or want.engine == "auto" else want.engine
+        endpoint.desired = {"base": want.base, "engine": engine} if want is not None else {}
     return spread(endpoints_, wants)
