@@ -165,7 +165,6 @@ class Core:
         """
         adapter = read_adapter(path, self._loaded.model, max_rank=self._max_lora_rank)
         with self._changed:
-            self._check_open_for_adapters()
             if (there := self._served.get(name)) is not None and there.sha256 == adapter.sha256:
                 return adapter.sha256
             if there is not None or name in self._loading:
@@ -176,8 +175,9 @@ class Core:
                     f"{held} adapters are held, the most that this engine was started for (max_loras); unload one first"
                 )
             self._loading.add(name)
+            loading = self._between_steps(lambda: self._put(name, str(path), adapter))
         try:
-            self._between_steps(lambda: self._put(name, str(path), adapter))
+            loading.result()
         finally:
             with self._changed:
                 self._loading.discard(name)
@@ -200,14 +200,11 @@ class Core:
                 raise Conflict(f"{served.users} requests use {name!r}; unload it when they are done")
             del self._served[name]
             slot = served.slot
-        self._between_steps(lambda: self._forward.adapters.drop(slot))
+            dropping = self._between_steps(lambda: self._forward.adapters.drop(slot))
+        dropping.result()
 
-    def _check_open_for_adapters(self) -> None:
-        if self._stopped:
-            raise Unavailable("the engine has stopped")
-
-    def _between_steps(self, act: Callable[[], T]) -> T:
-        """What ``act`` gives, done while no step runs."""
+    def _between_steps(self, act: Callable[[], T]) -> Future[T]:
+        """Have something done while no step runs, in the order in which it is asked for."""
         future: Future[T] = Future()
 
         def do() -> None:
@@ -217,12 +214,11 @@ class Core:
                 future.set_exception(error)
 
         with self._changed:
-            self._check_open_for_adapters()
             self._commands.append(do)
             self._changed.notify()
-            if self._thread is None:  # nothing runs yet
+            if self._thread is None or self._stopped:  # nothing runs yet, or any more
                 self._do_commands()
-        return future.result()
+        return future
 
     def _do_commands(self) -> None:
         with torch.inference_mode():
@@ -283,7 +279,7 @@ class Core:
         if not self._cancelled:
             return
         with self._changed:
-            dropped, self._cancelled = self._cancelled, []
+            dropped, self._cancelled = dict.fromkeys(self._cancelled), []  # some may have been given up more than once
             for ticket in dropped:
                 if ticket.state is State.WAITING:
                     self._waiting.remove(ticket)
