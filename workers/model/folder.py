@@ -21,13 +21,9 @@ LINEAGE: Final = "synthq.json"
 def whole(directory: Path) -> Iterator[Path]:
     """A new folder beside ``directory`` to write in; it gets that name when the block ends well, and goes when it does not.
 
-    Raises InvalidInput when there is something at ``directory`` already, other than an empty folder.
+    Raises InvalidInput as ``check_free`` does.
     """
-    if directory.is_symlink() or directory.exists():
-        if not directory.is_dir() or directory.is_symlink():
-            raise InvalidInput(f"{directory} is not a folder; name one that is empty, or not there yet")
-        if any(directory.iterdir()):
-            raise InvalidInput(f"{directory} is not empty; name a folder that is, or one that is not there yet")
+    check_free(directory)
     draft = directory.with_name(f".{directory.name}.{uuid4().hex}")
     draft.mkdir(parents=True)
     try:
@@ -38,6 +34,14 @@ def whole(directory: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def check_free(directory: Path) -> None:
+    """Raises InvalidInput when there is something at ``directory`` already, other than an empty folder."""
+    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
+        raise InvalidInput(f"{directory} is not a folder; name one that is empty, or not there yet")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise InvalidInput(f"{directory} is not empty; name a folder that is, or one that is not there yet")
 
 
 def write_json(path: Path, value: Any) -> None:

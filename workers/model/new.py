@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import Qwen3VLConfig
 
 from app import weights
-from app.command_line import size
+from app.command_line import Tick, no_tick, size
 from app.errors import InvalidInput
 from workers.model import start
 from workers.model import tokenizer as own
@@ -60,12 +60,17 @@ def make(
     plan: Plan,
     texts: Iterable[str],
     *,
-    seed: int,
-    vocab: int,
-    words: Sequence[str],
-    tick: start.Tick,
+    seed: int = 0,
+    vocab: int = VOCAB,
+    words: Sequence[str] = (),
+    tick: Tick = no_tick,
 ) -> Made:
-    """Write the model to ``directory``, whole or not at all. Raises InvalidInput."""
+    """Write the model to ``directory``, whole or not at all.
+
+    ``texts`` are what the tokenizer is trained on: prompts and replies as the chat template renders them; it has at most
+    ``vocab`` tokens. ``words`` become one token each. ``tick`` is told of parameters as they are drawn. The same arguments give
+    the same weights and the same ``tokenizer.json``, byte for byte. Raises InvalidInput.
+    """
     if seed < 0:
         raise InvalidInput(f"seed must be 0 or more, not {seed}")
     with whole(directory) as draft:

@@ -10,11 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from app.command_line import no_tick
+from app.command_line import Tick, no_tick
 from app.errors import InvalidInput, UnknownName
 from workers.model.geometry import PUBLISHED
 from workers.model.new import VOCAB, Made, Plan, make
-from workers.model.start import Tick
 
 FRAME_PX: Final = 288
 """Side of the frames that its facts are told for: Crafter's of 144 pixels, drawn twice as large."""
@@ -34,12 +33,17 @@ def init_random(
     words: Sequence[str] = (),
     tick: Tick = no_tick,
 ) -> Made:
-    """Write a new model like a published one to ``directory``, whole or not at all.
+    """Write a new model like a published one to ``directory``, whole or not at all, as ``workers.model.new.make`` does.
 
     ``layers`` makes the language model less deep. The weights are bfloat16, in files of 2 GB, of which one is in memory at a
-    time. The tokenizer is trained on ``texts`` and has few tokens; the embedding has as many rows as the published model's.
-    Raises InvalidInput and UnknownName.
+    time. The tokenizer has few tokens; the embedding has as many rows as the published model's. Raises InvalidInput and
+    UnknownName.
     """
+    return make(directory, plan_random(like=like, layers=layers), texts, seed=seed, vocab=vocab, words=words, tick=tick)
+
+
+def plan_random(*, like: str, layers: int | None = None) -> Plan:
+    """What is to be made. Raises InvalidInput and UnknownName."""
     if like not in PUBLISHED:
         raise UnknownName("published Qwen3-VL", like, PUBLISHED)
     geometry = PUBLISHED[like]
@@ -48,5 +52,4 @@ def init_random(
         if not least <= layers <= geometry.layers:
             raise InvalidInput(f"layers must be {least} to {geometry.layers}, not {layers}")
         geometry = replace(geometry, layers=layers)
-    plan = Plan(kind="random", name=like, geometry=geometry, frame_px=FRAME_PX, least_px=LEAST_PX, most_px=MOST_PX)
-    return make(directory, plan, texts, seed=seed, vocab=vocab, words=words, tick=tick)
+    return Plan(kind="random", name=like, geometry=geometry, frame_px=FRAME_PX, least_px=LEAST_PX, most_px=MOST_PX)

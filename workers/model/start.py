@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from app.command_line import Tick
 from app.weights import FILE, INDEX
 
 LOGIT_STD: Final = 0.45
@@ -28,9 +28,6 @@ SHARD_BYTES: Final = 2 * 10**9
 _DRAWN: Final = 1 << 22
 """Numbers that are drawn at once."""
 
-Tick = Callable[[int], None]
-"""Is told how many more parameters are there."""
-
 
 def skeleton(config: Qwen3VLConfig) -> dict[str, torch.Size]:
     """Name and shape of every weight; tied ones once. Takes no memory."""
@@ -40,7 +37,7 @@ def skeleton(config: Qwen3VLConfig) -> dict[str, torch.Size]:
 
 
 def write(folder: Path, config: Qwen3VLConfig, *, seed: int, tick: Tick) -> int:
-    """Write new weights, in the config's dtype, and the config; gives how many parameters there are."""
+    """Write new weights, in the config's dtype, and the config; gives how many parameters there are. ``tick`` is told of them."""
     shapes = skeleton(config)
     dtype = cast(torch.dtype, config.dtype)
     shards = _shards({name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}, SHARD_BYTES)

@@ -11,11 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from app.command_line import no_tick
 from app.errors import InvalidInput, UnknownName
 from workers.model.geometry import TINY
 from workers.model.new import VOCAB, Made, Plan, make
-from workers.model.start import Tick
 
 MAX_SIDE_PX: Final = 504
 """A square picture up to this side keeps its size; a larger one is shrunk."""
@@ -32,14 +30,17 @@ def init_tiny(
     merge: int = 3,
     vocab: int = VOCAB,
     words: Sequence[str] = (),
-    tick: Tick = no_tick,
 ) -> Made:
-    """Write a new model to ``directory``, whole or not at all.
+    """Write a new model to ``directory``, whole or not at all, as ``workers.model.new.make`` does.
 
-    ``texts`` are what the tokenizer is trained on: prompts and replies as the chat template renders them. ``words`` become
-    one token each. ``frame_px`` is the side of the frames it is for; others are read too. The same arguments give the same
-    ``model.safetensors`` and ``tokenizer.json``, byte for byte. Raises InvalidInput and UnknownName.
+    ``frame_px`` is the side of the frames it is for; others are read too. Raises InvalidInput and UnknownName.
     """
+    plan = plan_tiny(size=size, frame_px=frame_px, patch=patch, merge=merge)
+    return make(directory, plan, texts, seed=seed, vocab=vocab, words=words)
+
+
+def plan_tiny(*, size: str, frame_px: int, patch: int, merge: int) -> Plan:
+    """What is to be made. Raises InvalidInput and UnknownName."""
     if size not in TINY:
         raise UnknownName("size of a tiny model", size, TINY)
     for name, value in (("patch", patch), ("merge", merge)):
@@ -49,7 +50,7 @@ def init_tiny(
     if frame_px < step or frame_px % step:
         near = max(step, round(frame_px / step) * step)
         raise InvalidInput(f"frame_px must be a multiple of patch x merge = {step}, such as {near}, not {frame_px}")
-    plan = Plan(
+    return Plan(
         kind="tiny",
         name=size,
         geometry=replace(TINY[size], patch=patch, merge=merge, positions=frame_px // patch),
@@ -57,4 +58,3 @@ def init_tiny(
         least_px=step,
         most_px=max(MAX_SIDE_PX, frame_px),
     )
-    return make(directory, plan, texts, seed=seed, vocab=vocab, words=words, tick=tick)

@@ -1,0 +1,136 @@
+"""Models written as folders of their own; an adapter merged into its base computes what the two compute together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+
+from app import model_folder, weights
+from app.errors import BadFlag, BadModel, InvalidInput
+from workers.model.export import export
+
+TARGETS = r"^.*language_model.*\.(q|k|v|o|gate|up|down)_proj$"
+
+
+def train(model: Qwen3VLForConditionalGeneration, folder: Path, **config: object) -> Path:
+    """An adapter that changes something: its B is drawn, where peft begins with zeros."""
+    adapted = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 12, "target_modules": TARGETS, **config}))  # type: ignore[arg-type]
+    drawn = torch.Generator().manual_seed(1)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, 0.1, generator=drawn)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def adapter(tiny_model: Path, tmp_path: Path) -> Path:
+    return train(Qwen3VLForConditionalGeneration.from_pretrained(tiny_model), tmp_path / "adapter")
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.arange(40)[None]).logits[0]  # type: ignore[no-any-return]
+
+
+def test_a_merged_model_computes_what_base_and_adapter_compute(tiny_model: Path, adapter: Path, tmp_path: Path) -> None:
+    done = export(str(adapter), tmp_path / "merged", merge=True)
+    assert (done.kind, done.layers) == ("merged", 4 * 7)
+    base = Qwen3VLForConditionalGeneration.from_pretrained(tiny_model)
+    before = logits(base)
+    together = logits(PeftModel.from_pretrained(base, adapter))
+    merged = logits(Qwen3VLForConditionalGeneration.from_pretrained(done.path))
+    torch.testing.assert_close(merged, together, atol=1e-4, rtol=1e-4)
+    assert (merged - before).abs().max() > 0.05
+
+
+def test_only_what_the_adapter_changes_is_changed(tiny_model: Path, adapter: Path, tmp_path: Path) -> None:
+    done = export(str(adapter), tmp_path / "merged", merge=True)
+    before, after = load_file(tiny_model / "model.safetensors"), load_file(done.path / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.endswith("_proj.weight")}
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json", "config.json"):
+        assert (done.path / file).read_bytes() == (tiny_model / file).read_bytes()
+
+
+def test_a_base_in_several_files_and_half_precision_is_merged_as_peft_does(tiny_model: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    half = Qwen3VLForConditionalGeneration.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    half.save_pretrained(base, max_shard_size="500KB")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(base)
+    (base / "preprocessor_config.json").write_bytes((tiny_model / "preprocessor_config.json").read_bytes())
+    folder = train(Qwen3VLForConditionalGeneration.from_pretrained(base), tmp_path / "adapter", use_rslora=True)
+    done = export(str(folder), tmp_path / "merged", merge=True)
+    assert len(weights.files(done.path)) == len(weights.files(base)) > 1
+    mine = Qwen3VLForConditionalGeneration.from_pretrained(done.path)
+    theirs = PeftModel.from_pretrained(Qwen3VLForConditionalGeneration.from_pretrained(base), folder).merge_and_unload()
+    assert mine.dtype == torch.bfloat16
+    for (name, one), other in zip(mine.state_dict().items(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-3, rtol=1e-2, msg=name)
+
+
+def test_a_merged_model_tells_what_it_was_made_of(tiny_model: Path, adapter: Path, tmp_path: Path) -> None:
+    done = export(str(adapter), tmp_path / "merged", merge=True)
+    told = json.loads((done.path / "synthq.json").read_text())
+    assert told["kind"] == "merged"
+    assert told["adapter"] == {"ref": str(adapter), "sha256": model_folder.adapter_sha256(adapter)}
+    assert told["base"] == {"ref": str(tiny_model), "sha256": weights.sha256(tiny_model)}
+    assert told["sha256"] == done.sha256 == weights.sha256(done.path)
+    assert told["before"]["kind"] == "tiny"
+
+
+def test_an_adapter_is_copied_with_what_it_is(adapter: Path, tmp_path: Path) -> None:
+    (adapter / "optimizer.pt").write_bytes(b"not part of it")
+    done = export(str(adapter), tmp_path / "copy")
+    assert done.kind == "adapter"
+    assert model_folder.adapter_sha256(done.path) == model_folder.adapter_sha256(adapter) == done.sha256
+    assert not (done.path / "optimizer.pt").exists()
+    assert done.bytes == sum(file.stat().st_size for file in done.path.iterdir())
+
+
+def test_a_whole_model_is_copied(tiny_model: Path, tmp_path: Path) -> None:
+    done = export(str(tiny_model), tmp_path / "copy")
+    assert done.kind == "base"
+    assert done.sha256 == weights.sha256(tiny_model)
+    assert model_folder.facts(model_folder.read(done.path)) | {"path": ""} == model_folder.facts(
+        model_folder.read(tiny_model)
+    ) | {"path": ""}
+
+
+def test_another_base_is_taken_where_it_is_named(tiny_model: Path, adapter: Path, tmp_path: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+    with pytest.raises(BadModel, match="does not name the model that it was trained on; say which with --base"):
+        export(str(adapter), tmp_path / "merged", merge=True)
+    assert export(str(adapter), tmp_path / "merged", merge=True, base=str(tiny_model)).kind == "merged"
+
+
+def test_what_cannot_be_merged_is_told_and_leaves_nothing(tiny_model: Path, adapter: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(BadModel, match="is a whole model already"):
+        export(str(tiny_model), out, merge=True)
+    with pytest.raises(BadModel, match="is an adapter itself"):
+        export(str(adapter), out, merge=True, base=str(adapter))
+    with pytest.raises(BadFlag, match="is for merging; add --merge"):
+        export(str(adapter), out, base=str(tiny_model))
+    with pytest.raises(BadModel, match="there is no folder"):
+        export(str(adapter), out, merge=True, base=str(tmp_path / "gone"))
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(BadModel, match="no file of weights"):
+        export(str(adapter), out, merge=True)
+    assert not out.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_folder_with_anything_in_it_is_left_as_it_is(tiny_model: Path, adapter: Path) -> None:
+    before = sorted(path.name for path in adapter.iterdir())
+    with pytest.raises(InvalidInput, match="is not empty"):
+        export(str(tiny_model), adapter)
+    assert sorted(path.name for path in adapter.iterdir()) == before
