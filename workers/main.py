@@ -1,6 +1,7 @@
 """A worker process of one role: a Celery worker with a heartbeat in the store.
 
 python -m workers.main rollout [--concurrency N]
+python -m workers.main inference
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import sys
 import threading
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol
 
 from celery import signals
 from celery.exceptions import SecurityWarning
@@ -43,11 +45,14 @@ class Role:
     package: str
     """The package that does the work; a role whose package is not there cannot be started."""
     slots: int = 1
+    resident: str = ""
+    """``module:function`` that gives what the main process looks after beside Celery. Such a worker is one process and has one
+    slot, so that what it looks after ends with it."""
 
 
 ROLES = {
     "rollout": Role(queues=(Queue.ROLLOUT, Queue.DATA), package="workers.rollout"),
-    "inference": Role(queues=(Queue.INFERENCE,), package="workers.inference"),
+    "inference": Role(queues=(Queue.INFERENCE,), package="workers.inference", resident="workers.inference.supervisor:make"),
     "trainer": Role(queues=(Queue.TRAINER,), package="workers.trainer"),
 }
 
@@ -60,6 +65,28 @@ def role_named(name: str) -> Role:
         have = ", ".join(known for known, role in ROLES.items() if find_spec(role.package))
         raise NotHere(f"this release has no {name} worker yet; it has {have}")
     return ROLES[name]
+
+
+class Resident(Protocol):
+    """What a worker's main process looks after in threads of its own."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def drain(self) -> None:
+        """Take nothing new from now on. Returns at once: a signal handler calls it."""
+
+    def stop(self) -> None:
+        """Finish what is under way, as far as the time allows, and end everything that was started."""
+
+
+def resident_of(role: Role, worker_id: str) -> Resident | None:
+    """What the worker looks after; raises what keeps it from being done here."""
+    if not role.resident:
+        return None
+    module, _, name = role.resident.partition(":")
+    made: Resident = getattr(import_module(module), name)(worker_id)
+    return made
 
 
 class Heart:
@@ -94,8 +121,8 @@ class Heart:
                 log.warning("heartbeat not written: %s", error.orig)
 
 
-def connect(role_name: str, role: Role, slots: int) -> None:
-    """Tie the worker's life to the store: heartbeat, drain flag, and steps of pool processes that die."""
+def connect(role_name: str, role: Role, slots: int, resident: Resident | None) -> None:
+    """Tie the worker's life to the store: heartbeat, drain flag, its resident, and steps of pool processes that die."""
     from workers.runner import drain_file, worker_id
 
     heart = Heart(worker_id(), role_name, [str(queue) for queue in role.queues], slots)
@@ -104,6 +131,8 @@ def connect(role_name: str, role: Role, slots: int) -> None:
     def ready(**_: Any) -> None:
         drain_file().unlink(missing_ok=True)
         heart.start()
+        if resident is not None:
+            resident.start()
         broker.nudge()
         log.info("worker %s ready: %s, %s slots", worker_id(), ", ".join(role.queues), slots)
 
@@ -111,9 +140,13 @@ def connect(role_name: str, role: Role, slots: int) -> None:
     def shutting_down(**_: Any) -> None:
         drain_file().parent.mkdir(parents=True, exist_ok=True)
         drain_file().touch()
+        if resident is not None:
+            resident.drain()
 
     @signals.worker_shutdown.connect(weak=False)
     def shut_down(**_: Any) -> None:
+        if resident is not None:
+            resident.stop()
         heart.stop()
         drain_file().unlink(missing_ok=True)
         log.info("worker %s stopped", worker_id())
@@ -131,14 +164,14 @@ def connect(role_name: str, role: Role, slots: int) -> None:
 
 def arguments(role: Role, slots: int, name: str) -> list[str]:
     """Celery's command line for a worker of this role."""
+    pool = ["--pool=solo"] if role.resident else ["--pool=prefork", f"--max-memory-per-child={MEMORY_LIMIT_KB}"]
     return [
         "--quiet",
         "worker",
         "--hostname=" + name + "@%h",
         "--queues=" + ",".join(role.queues),
         f"--concurrency={slots}",
-        "--pool=prefork",
-        f"--max-memory-per-child={MEMORY_LIMIT_KB}",
+        *pool,
         "--without-gossip",
         "--without-mingle",
         "--loglevel=WARNING",
@@ -156,13 +189,18 @@ def main() -> None:
         slots = role.slots if given.concurrency is None else given.concurrency
         if slots < 1:
             raise InvalidInput(f"--concurrency is {slots}; a worker needs at least 1 slot")
+        if role.resident and slots != role.slots:
+            raise InvalidInput(
+                f"--concurrency is {slots}; a worker of role {given.role} has one slot: start {slots} of them instead"
+            )
         set_up_logging()
+        os.environ.setdefault("SYNTHQ_WORKER_ID", f"{given.role}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
+        resident = resident_of(role, os.environ["SYNTHQ_WORKER_ID"])
         migrate.upgrade()
     except SynthqError as error:
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(error.exit_code) from None
-    os.environ.setdefault("SYNTHQ_WORKER_ID", f"{given.role}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}")
-    connect(given.role, role, slots)
+    connect(given.role, role, slots, resident)
     # The warning is about pickled messages read as root; these are JSON and hold ids only.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     from workers import tasks  # noqa: F401 - registers the tasks

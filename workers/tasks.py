@@ -1,4 +1,7 @@
-"""Every Celery task. One for each queue: a message says that work waits there, not which."""
+"""Every Celery task. One for each queue that has steps: a message says that work waits there, not which.
+
+The queue ``inference`` has none: what an endpoint serves is a desired state, which its worker brings about by itself.
+"""
 
 from __future__ import annotations
 
