@@ -2,28 +2,36 @@
 
     python -m benchmarks.bench_inputs [--threads 1] [--rounds 15]
 
-Paired in one process: in each round theirs, then ours, over the same pictures (random tiles), the order turned every round. The
-tower of 63 px is the tiny model's; that of 256 px has the widths of Qwen3-VL-4B's and two of its 24 layers, random weights,
-float32. Every pair is compared: bit for bit after reading, to the largest difference after the tower.
+Paired in one process: in each round theirs, then ours, over the same pictures (random tiles), the order turned every round.
+Prompts are those of an agent that sees one frame: a short system text, a picture, and for the last row a text that never comes
+again; theirs is the chat template, the image processor and the tokenizer, as Qwen3VLProcessor calls them. The tower of 63 px is
+the tiny model's; that of 256 px has the widths of Qwen3-VL-4B's and two of its 24 layers, random weights, float32. Every pair
+is compared: bit for bit after reading, id by id, to the largest difference after the tower.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import io
+import itertools
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from benchmarks.system import machine, save, spread
+from benchmarks.system import machine, save, scratch, spread
+from workers.init_tiny import texts, words
 from workers.model import vision
 from workers.model.images import ImageReader
+from workers.model.inputs import Inputs
+from workers.model.tiny import init_tiny
 
 READING = ((63, 7, 3), (144, 16, 3), (256, 16, 2))
 """Pixels of a side, pixels of a patch's side, patches of a token's side."""
@@ -42,6 +50,7 @@ def main() -> None:
     figures: dict[str, Any] = {"machine": machine(), "threads": options.threads}
     for side, patch, merge in READING:
         figures[f"read {side}"] = reading(side, patch, merge, options.rounds)
+    figures["prompt"] = prompting(options.rounds)
     for name, side, model in (("tiny", 63, tower(63)), ("4B, 2 layers", 256, tower(256))):
         for count in (1, 8, 32):
             figures[f"tower {side} x {count}"] = seeing(
@@ -103,6 +112,49 @@ def reading(side: int, patch: int, merge: int, rounds: int) -> list[tuple[float,
 
     assert all(a.tobytes() == np.ascontiguousarray(b).tobytes() for a, b in zip(ours(), theirs(), strict=True))
     return pairs(f"20 PNGs of {side} px read", rounds, theirs, ours)
+
+
+def prompting(rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Messages as ids and patches, 20 prompts a round."""
+    with scratch() as home:
+        init_tiny(home / "tiny", texts(seeds=1, turns=3), words=words())
+        tokenizer = AutoTokenizer.from_pretrained(home / "tiny")
+        processor, reader = Qwen2VLImageProcessorPil.from_pretrained(home / "tiny"), ImageReader.of(home / "tiny")
+    pad = "<|image_pad|>"
+    inputs = Inputs(SimpleNamespace(tokenizer=tokenizer, images=reader, image_id=tokenizer.convert_tokens_to_ids(pad)))
+    files = [picture(63, seed) for seed in range(20)]
+    numbers = itertools.count()
+
+    def messages(data: bytes, told: bool) -> list[dict[str, Any]]:
+        url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}]
+        content += [{"type": "text", "text": f"turn {next(numbers)}: noop had no effect"}] if told else []
+        return [{"role": "system", "content": "Play Crafter. Reply with one action."}, {"role": "user", "content": content}]
+
+    def theirs(chats: list[Any]) -> list[list[int]]:
+        made = []
+        for chat in chats:
+            data = base64.b64decode(chat[-1]["content"][0]["image_url"]["url"].partition(",")[2])
+            given = processor(images=[Image.open(io.BytesIO(data))], return_tensors="np")
+            rendered = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+            made.append(tokenizer(rendered.replace(pad, pad * (given["image_grid_thw"].prod() // 9)))["input_ids"])
+        return made
+
+    def ours(chats: list[Any], again: bool) -> list[list[int]]:
+        if not again:
+            reader.cache.clear()
+        return [list(inputs.prompt(chat).ids) for chat in chats]
+
+    took = {}
+    for name, told, again in (
+        ("new pictures", False, False),
+        ("known pictures", False, True),
+        ("new pictures and texts", True, False),
+    ):
+        assert ours(chats := [messages(data, told) for data in files], again) == theirs(chats)
+        fresh = iter([[messages(data, told) for data in files] for _ in range(2 * rounds + 4)])
+        took[name] = pairs(f"20 prompts: {name}", rounds, lambda: theirs(next(fresh)), lambda: ours(next(fresh), again))  # noqa: B023
+    return took
 
 
 def tower(side: int) -> Any:

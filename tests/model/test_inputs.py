@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -255,6 +257,20 @@ def test_texts_keep_to_their_budget(tiny_model, tokenizer):
 def test_messages_that_are_no_prompt_are_refused_with_a_sentence(inputs, messages, sentence):
     with pytest.raises(InvalidInput, match=sentence):
         inputs.prompt(messages)
+
+
+def test_a_picture_of_more_tokens_than_there_is_room_for_is_refused_before_it_is_read(tiny_model, tokenizer):
+    inputs = make(tiny_model, tokenizer, max_tokens=11)
+    assert inputs.prompt([user(part(picture(0)))]).pictures[0].grid == (1, 9, 9)
+    with pytest.raises(InvalidInput, match="the picture is 12 tokens at 84 x 63 pixels; there is room for 11"):
+        inputs.prompt([user(part(picture(0, 84, 63)))])
+    assert inputs.figures()["pictures"]["entries"] == 1
+
+
+def test_reading_needs_no_torch():
+    probe = "import sys, workers.model.inputs, workers.model.rope; print(*{'torch', 'transformers'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []
 
 
 def test_a_template_that_leaves_a_picture_out_is_told_of(tiny_model, tokenizer):

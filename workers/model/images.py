@@ -91,15 +91,16 @@ class ImageReader:
         except (TypeError, ValueError, AttributeError) as error:
             raise InvalidInput(f"preprocessor_config.json describes no image processor: {error}") from error
 
-    def read(self, data: bytes) -> Picture:
+    def read(self, data: bytes, *, max_tokens: int | None = None) -> Picture:
         """A picture from the bytes of a PNG, JPEG or WEBP file. Its array is shared and cannot be written.
 
-        Raises InvalidInput for bytes that are no whole picture of one frame, and for one of a size that no model takes.
+        Raises InvalidInput for bytes that are no whole picture of one frame, and for one of a size that no model takes, or of
+        more tokens than ``max_tokens``.
         """
         name = sha256(data)
         if (held := self.cache.get(name.digest())) is not None:
             return held
-        pixels = self._fitted(decode(data))
+        pixels = self._fitted(decode(data), max_tokens)
         patches = self._patches(pixels)
         patches.flags.writeable = False
         grid = (1, pixels.shape[0] // self.patch, pixels.shape[1] // self.patch)
@@ -126,12 +127,14 @@ class ImageReader:
             high, wide = math.ceil(height * grow / step) * step, math.ceil(width * grow / step) * step
         return wide, high
 
-    def _fitted(self, image: Image.Image) -> NDArray[np.uint8]:
+    def _fitted(self, image: Image.Image, max_tokens: int | None) -> NDArray[np.uint8]:
         """uint8 [height, width, 3], a whole number of tokens along each side."""
-        to = self.size(*image.size)
+        to, step = self.size(*image.size), self.patch * self.merge
+        tokens = to[0] // step * (to[1] // step)
+        if max_tokens is not None and tokens > max_tokens:  # told before its patches, many times its size, are made
+            raise InvalidInput(f"the picture is {tokens} tokens at {to[0]} x {to[1]} pixels; there is room for {max_tokens}")
         if to != image.size:
             image = image.resize(to, self.resample)
-        step = self.patch * self.merge
         if to[0] % step or to[1] % step or 0 in to:
             raise InvalidInput(
                 f"the picture has {to[0]} x {to[1]} pixels; this model does not resize, so each side must be a multiple of {step}"

@@ -60,14 +60,14 @@ class _Text(NamedTuple):
 class Inputs:
     """Makes prompts for one model. Safe between threads."""
 
-    def __init__(self, by: Reads, *, text_bytes: int = TEXT_BYTES) -> None:
-        """``text_bytes``: what tokenised texts may take of memory."""
+    def __init__(self, by: Reads, *, max_tokens: int | None = None, text_bytes: int = TEXT_BYTES) -> None:
+        """``max_tokens``: of one picture, None: any number; ``text_bytes``: what tokenised texts may take of memory."""
         self._tokenizer, self._reader, self._image_id = by.tokenizer, by.images, by.image_id
         self._template = None if self._tokenizer.chat_template else TEMPLATE.read_text(encoding="utf-8")
         self._texts: Cache[str, _Text] = Cache(text_bytes)
         self._spent = {"render": 0.0, "tokenize": 0.0, "pictures": 0.0}
-        self._prompts = 0
-        self._tokenizing, self._counting = Lock(), Lock()
+        self._max_tokens, self._prompts = max_tokens, 0
+        self._counting = Lock()
 
     def prompt(self, messages: Sequence[Wire], tools: Sequence[Wire] | None = None) -> Prompt:
         """What the model reads before its reply. Pictures are parts of the type image_url that hold a ``data:`` URL.
@@ -102,11 +102,10 @@ class Inputs:
             raise InvalidInput(f"messages and tools must be JSON values: {error}") from error
         if (held := self._texts.get(key)) is not None:
             return held
-        with self._tokenizing:  # a tokenizer of the tokenizers library is not to be called by two threads at once
-            with self._timed("render"):
-                rendered = self._render(_neutral(messages), _neutral(tools))
-            with self._timed("tokenize"):
-                ids = tuple(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
+        with self._timed("render"):
+            rendered = self._render(_neutral(messages), _neutral(tools))
+        with self._timed("tokenize"):  # what wraps the backend sets its padding anew in each call, which threads must not do
+            ids = tuple(self._tokenizer.backend_tokenizer.encode(rendered, add_special_tokens=False).ids)
         made = _Text(ids, tuple(i for i, id in enumerate(ids) if id == self._image_id))
         self._texts.put(key, made, 4 * len(key) + _ID_BYTES * len(ids))
         return made
@@ -136,7 +135,7 @@ class Inputs:
             _, data = unpack(url)
         except Unfit as error:
             raise InvalidInput(f"the picture {error}") from None
-        return self._reader.read(data)
+        return self._reader.read(data, max_tokens=self._max_tokens)
 
     def _expanded(self, text: _Text, pictures: Sequence[Picture]) -> tuple[int, ...]:
         """Ids with as many image tokens for each picture as it has."""
