@@ -112,7 +112,7 @@ def _base(path: Path) -> BaseFolder:
     text, vision = _table(path, config, "text_config"), _table(path, config, "vision_config")
     if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise BadModel(f"{path} has no tokenizer: neither tokenizer.json nor vocab.json is there")
-    pictures = _pictures(path)
+    pictures = image_processor(path)
     patch, merge = _number(path / CONFIG, vision, "patch_size"), _number(path / CONFIG, vision, "spatial_merge_size")
     for key, wanted in (("patch_size", patch), ("merge_size", merge)):
         if key in pictures and pictures[key] != wanted:
@@ -147,8 +147,8 @@ def architecture_of(path: Path, config: Mapping[str, Any]) -> str:
     return ARCHITECTURE
 
 
-def _pictures(path: Path) -> dict[str, Any]:
-    """What the folder says of its image processor."""
+def image_processor(path: Path) -> dict[str, Any]:
+    """What the folder says of its image processor. Raises BadModel."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (path / name).is_file():
             told = read_json(path / name)

@@ -288,5 +288,5 @@ def test_a_folder_that_says_nothing_is_refused(tmp_path: Path):
     with pytest.raises(InvalidInput, match=r"has no preprocessor_config.json"):
         ImageReader.of(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text("[", encoding="utf-8")
-    with pytest.raises(InvalidInput, match="cannot be read"):
+    with pytest.raises(InvalidInput, match="is not JSON"):
         ImageReader.of(tmp_path)

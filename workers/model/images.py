@@ -7,7 +7,6 @@ the Qwen2-VL family (the one without torchvision) gives for the same ``preproces
 from __future__ import annotations
 
 import io
-import json
 import math
 import struct
 import zlib
@@ -22,6 +21,7 @@ from PIL import Image, ImageOps
 
 from app.dataset.images import MEDIA, MOST_BYTES, MOST_PX, MOST_STRETCHED, PNG_END
 from app.errors import InvalidInput
+from app.model_folder import image_processor
 from workers.model.cache import Cache
 from workers.model.types import Picture
 
@@ -61,8 +61,8 @@ class ImageReader:
 
     @classmethod
     def of(cls, folder: Path, *, cache_bytes: int = CACHE_BYTES) -> ImageReader:
-        """The reader that a model folder's ``preprocessor_config.json`` describes. Raises InvalidInput."""
-        return cls.described(preprocessor_config(folder), cache_bytes=cache_bytes)
+        """The reader that a model folder's ``preprocessor_config.json`` describes. Raises BadModel, InvalidInput."""
+        return cls.described(image_processor(folder), cache_bytes=cache_bytes)
 
     @classmethod
     def described(cls, config: Mapping[str, Any], *, cache_bytes: int = CACHE_BYTES) -> ImageReader:
@@ -150,23 +150,6 @@ class ImageReader:
         for channel in range(3):
             told[:, :, :, :, channel] = self._values[channel][blocks[:, :, :, :, channel]][:, :, :, :, None]
         return told.reshape(high * wide * merge * merge, 3 * self.temporal * patch * patch)
-
-
-def preprocessor_config(folder: Path) -> dict[str, Any]:
-    """What a model folder says of its image processor. Raises InvalidInput when it says nothing that can be read."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InvalidInput(f"{path} cannot be read: {error}") from error
-        told = told.get("image_processor", told) if isinstance(told, dict) else told
-        if not isinstance(told, dict):
-            raise InvalidInput(f"{path} holds no JSON object that describes an image processor")
-        return told
-    raise InvalidInput(f"{folder} has no preprocessor_config.json, so how it reads pictures is not known")
 
 
 def decode(data: bytes) -> Image.Image:
