@@ -106,6 +106,13 @@ def read_artifact(artifact: Artifact) -> bytes:
         return stream.read()
 
 
+def folder_of(artifact: Artifact) -> Path | None:
+    """The folder that an artifact is, for what reads whole folders; None where it is none on a disk that is mounted here."""
+    fs, root = _root()
+    folder = Path(root) / _below(artifact)
+    return folder if "file" in _protocols(fs) and folder.is_dir() else None
+
+
 def delete_job(job_id: str) -> None:
     """Delete every file that a job stored, with or without a row. Nothing there is no error."""
     fs, root = _root()

@@ -7,7 +7,7 @@
     │   ├── UnknownEnvironment, UnknownPolicy, UnknownKind
     │   └── BadFlag, BodyTooLarge, NotHere, BadSource, BadTrace, BadModel
     ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, ApiKeyNotFound,
-    │                                   AmbiguousName, SourceNotFound, ImportNotFound
+    │                                   AmbiguousName, SourceNotFound, ImportNotFound, ModelNotFound
     ├── NotAllowed (401/403, exit 4)    LoopbackOnly
     ├── TooManyStreams (429, exit 6)
     ├── Conflict (409, exit 5)          IllegalMove, AlreadyEnded, KeyReused
@@ -210,6 +210,13 @@ class ArtifactNotFound(NotFound):
 
     def __init__(self, ref: str) -> None:
         super().__init__(f"no artifact matches {cut(ref)}; `synthq artifacts JOB` shows those of a job")
+
+
+class ModelNotFound(NotFound):
+    """No model goes by this name."""
+
+    def __init__(self, ref: str) -> None:
+        super().__init__(f"no model matches {cut(ref)}; `synthq models list` shows those that jobs have named or made")
 
 
 class ArtifactDamaged(SynthqError):

@@ -375,6 +375,61 @@ class WorkerList(Out):
     data: list[WorkerOut]
 
 
+class ModelOut(Out):
+    """A model that jobs have named or made."""
+
+    ref: str = Field(description="what a spec names it by, as model:REF; the served name of a published version")
+    kind: Literal["base", "adapter", "version"] = Field(description="a whole model, an adapter on one, a published adapter")
+    base: str = Field(description="folder or hub id of the whole model")
+    name: str = Field(description="under which endpoints serve it")
+    path: str = Field(description="the adapter's folder")
+    sha256: str = Field(description="of an adapter's weights and settings")
+    artifact: str | None
+    made_by: str | None = Field(description="job that made it")
+    state: Literal["loading", "live", "draining", "retired", "failed"] | None = Field(description="of a published version")
+    used_by: list[str] = Field(description="jobs that play with it or did, the newest first, 20 at most")
+    served_by: list[str] = Field(description="endpoints that answer for it now")
+    last_at: Time | None = Field(description="when a job last named or made it; null when none has")
+    facts: dict[str, Any] = Field(description="what the folder says of itself; empty for a model on the hub")
+
+
+class ModelList(Out):
+    """Models, the last named first."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelOut]
+
+
+class EndpointOut(Out):
+    """An inference worker's engine."""
+
+    id: str
+    worker_id: str
+    host: str
+    url: str = Field(description="base address of the engine; empty while there is none")
+    state: Literal["starting", "ready", "failed", "stopped", "gone"]
+    engines: list[str] = Field(description="what the worker can run, the preferred first")
+    engine: str = Field(description="what it runs")
+    base: str = Field(description="what it serves or loads")
+    adapters: dict[str, dict[str, str]] = Field(description="what is loaded beside the base, by served name")
+    desired: dict[str, Any] = Field(description="what it should serve: engine, base, options, adapters")
+    failures: dict[str, dict[str, Any]] = Field(description="what it could not load, by base or served name")
+    error: str | None
+    in_flight: int = Field(description="requests under way")
+    capacity: int = Field(description="requests that it computes at once")
+    started_at: Time
+    heartbeat_at: Time
+    changed_at: Time = Field(description="when its state or its base last changed")
+    ready_at: Time | None
+
+
+class EndpointList(Out):
+    """Endpoints, the oldest first."""
+
+    object: Literal["list"] = "list"
+    data: list[EndpointOut]
+
+
 class QueueOut(Out):
     """How a queue stands."""
 

@@ -14,6 +14,7 @@ from app.errors import Conflict
 from app.lifecycle import lock_job
 from app.models import ENDED, Artifact, Imported, Job
 from app.settings import get_settings
+from app.specs.policies import MODEL, policy_name
 
 KEEP: Final = "keep"
 """Label that keeps a job, and its frames, when its value is ``true``."""
@@ -98,6 +99,9 @@ def _texts(value: Any) -> Iterator[str]:
     """Every text in a spec: a job, an artifact or an imported store may be named anywhere in it."""
     if isinstance(value, str):
         yield value
+        name, variant = policy_name(value)
+        if name == MODEL and variant is not None:
+            yield variant
     elif isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
             yield from _texts(each)

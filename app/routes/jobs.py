@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
 from sqlmodel import Session
 
-from app import artifacts, broker, db, lifecycle, registered, sources, specs
+from app import artifacts, broker, db, lifecycle, model_refs, registered, sources, specs
 from app.auth import LOCAL, Caller
 from app.errors import BadFlag, Conflict
 from app.idempotency import once
@@ -84,6 +84,7 @@ class _Draft:
         self.resolved = specs.resolved(spec)
         self.sha256 = specs.sha256(spec)
         self.warnings = specs.warnings(spec)
+        self.uses = model_refs.uses(spec)
         self.caller = caller
 
     def submit(self, session: Session) -> Job:
@@ -100,6 +101,7 @@ class _Draft:
             after=self.needed(session),
             source=self.body.source,
             submitted_by=None if self.caller == LOCAL else self.caller,
+            uses=self.uses,
         )
         for warning in self.warnings:
             events.append(session, job.id, "spec.warning", warning, level="warning")

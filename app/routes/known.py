@@ -17,7 +17,7 @@ def paths(request: Request) -> list[str]:
 
 def methods(request: Request) -> list[str]:
     """The methods that the request's path takes."""
-    return [method.upper() for method in request.app.openapi()["paths"].get(request.scope["route"].path, {})]
+    return [method.upper() for method in request.app.openapi()["paths"].get(request.scope["route"].path_format, {})]
 
 
 def only_known_parameters(request: Request) -> None:
@@ -42,7 +42,7 @@ def fields(request: Request, loc: Sequence[str | int]) -> list[str]:
 
 
 def _operation(request: Request) -> dict[str, Any]:
-    path = request.app.openapi()["paths"].get(request.scope["route"].path, {})
+    path = request.app.openapi()["paths"].get(request.scope["route"].path_format, {})
     return dict(path.get(request.method.lower(), {}))
 
 
