@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
-from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3VLForConditionalGeneration
 
 from app import model_folder, weights
 from app.errors import BadFlag, BadModel, InvalidInput
@@ -34,9 +36,23 @@ def adapter(tiny_model: Path, tmp_path: Path) -> Path:
     return train(Qwen3VLForConditionalGeneration.from_pretrained(tiny_model), tmp_path / "adapter")
 
 
-def logits(model: torch.nn.Module) -> torch.Tensor:
+def logits(model: Any, **picture: torch.Tensor) -> torch.Tensor:
+    """Of a few tokens, after a picture if there is one; float32 [tokens, vocab]."""
+    ids = torch.tensor([[model.config.image_token_id] * 9 + list(range(40)) if picture else list(range(40))])
+    types = (ids == model.config.image_token_id).int()
     with torch.no_grad():
-        return model(input_ids=torch.arange(40)[None]).logits[0]  # type: ignore[no-any-return]
+        found: torch.Tensor = model(
+            input_ids=ids, mm_token_type_ids=types, attention_mask=torch.ones_like(ids), **picture
+        ).logits[0]
+    return found
+
+
+def picture() -> dict[str, torch.Tensor]:
+    """A frame of noise, 9 tokens long."""
+    return {
+        "pixel_values": torch.randn(81, 294, generator=torch.Generator().manual_seed(2)),
+        "image_grid_thw": torch.tensor([[1, 9, 9]]),
+    }
 
 
 def test_a_merged_model_computes_what_base_and_adapter_compute(tiny_model: Path, adapter: Path, tmp_path: Path) -> None:
@@ -56,24 +72,48 @@ def test_only_what_the_adapter_changes_is_changed(tiny_model: Path, adapter: Pat
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if name.endswith("_proj.weight")}
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json", "config.json"):
+    for file in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "preprocessor_config.json",
+        "generation_config.json",
+    ):
         assert (done.path / file).read_bytes() == (tiny_model / file).read_bytes()
 
 
-def test_a_base_in_several_files_and_half_precision_is_merged_as_peft_does(tiny_model: Path, tmp_path: Path) -> None:
+def test_half_precision_is_rounded_once(tiny_model: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
-    half = Qwen3VLForConditionalGeneration.from_pretrained(tiny_model, dtype=torch.bfloat16)
-    half.save_pretrained(base, max_shard_size="500KB")
-    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(base)
-    (base / "preprocessor_config.json").write_bytes((tiny_model / "preprocessor_config.json").read_bytes())
+    shutil.copytree(tiny_model, base)
+    Qwen3VLForConditionalGeneration.from_pretrained(tiny_model, dtype=torch.bfloat16).save_pretrained(base)
     folder = train(Qwen3VLForConditionalGeneration.from_pretrained(base), tmp_path / "adapter", use_rslora=True)
     done = export(str(folder), tmp_path / "merged", merge=True)
-    assert len(weights.files(done.path)) == len(weights.files(base)) > 1
-    mine = Qwen3VLForConditionalGeneration.from_pretrained(done.path)
-    theirs = PeftModel.from_pretrained(Qwen3VLForConditionalGeneration.from_pretrained(base), folder).merge_and_unload()
-    assert mine.dtype == torch.bfloat16
-    for (name, one), other in zip(mine.state_dict().items(), theirs.state_dict().values(), strict=True):
-        torch.testing.assert_close(one, other, atol=2e-3, rtol=1e-2, msg=name)
+    before, after = load_file(base / "model.safetensors"), load_file(done.path / "model.safetensors")
+    halves = load_file(folder / "adapter_model.safetensors")
+    name = "model.language_model.layers.2.mlp.up_proj"
+    down, up = (halves[f"base_model.model.{name}.lora_{half}.weight"].float() for half in "AB")
+    exact = before[f"{name}.weight"].float() + 12 / 4**0.5 * (up @ down)
+    torch.testing.assert_close(after[f"{name}.weight"].float(), exact, atol=1e-4, rtol=2**-8)
+    assert {weight.dtype for weight in after.values()} == {torch.bfloat16}
+    assert model_folder.read(done.path).dtype == "bfloat16"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": "all-linear"},
+        {"use_dora": True},
+        {"target_modules": ["q_proj", "up_proj"], "rank_pattern": {"up_proj": 2}, "alpha_pattern": {"q_proj": 3}},
+        {"target_modules": ["q_proj"], "modules_to_save": ["visual.merger"]},
+    ],
+)
+def test_adapters_that_no_engine_serves_can_be_merged(tiny_model: Path, tmp_path: Path, config: dict[str, Any]) -> None:
+    folder = train(Qwen3VLForConditionalGeneration.from_pretrained(tiny_model), tmp_path / "adapter", **config)
+    done = export(str(folder), tmp_path / "merged", merge=True)
+    seen = picture()
+    together = PeftModel.from_pretrained(Qwen3VLForConditionalGeneration.from_pretrained(tiny_model), folder)
+    merged = Qwen3VLForConditionalGeneration.from_pretrained(done.path)
+    torch.testing.assert_close(logits(merged, **seen), logits(together, **seen), atol=1e-4, rtol=1e-4)
 
 
 def test_a_merged_model_tells_what_it_was_made_of(tiny_model: Path, adapter: Path, tmp_path: Path) -> None:
@@ -122,6 +162,18 @@ def test_what_cannot_be_merged_is_told_and_leaves_nothing(tiny_model: Path, adap
         export(str(adapter), out, base=str(tiny_model))
     with pytest.raises(BadModel, match="there is no folder"):
         export(str(adapter), out, merge=True, base=str(tmp_path / "gone"))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    held = load_file(adapter / "adapter_model.safetensors")
+    save_file({f"{name}.of.another": weight for name, weight in held.items()}, adapter / "adapter_model.safetensors")
+    with pytest.raises(BadModel, match=r"does not fit .*: \d+ weights without a place there"):
+        export(str(adapter), out, merge=True)
+    save_file({name: weight[:3] for name, weight in held.items()}, adapter / "adapter_model.safetensors")
+    with pytest.raises(BadModel, match=r"does not fit"):
+        export(str(adapter), out, merge=True)
+    save_file(held, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "modules_to_save": ["lm_head"]}))
+    with pytest.raises(BadModel, match=r"holds lm_head as a whole, and in .* one weight is both embedding and output"):
+        export(str(adapter), out, merge=True)
     (adapter / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(BadModel, match="no file of weights"):
         export(str(adapter), out, merge=True)

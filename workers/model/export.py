@@ -1,8 +1,7 @@
 """``python -m workers.model.export REF DIR [--merge]``: a model as a folder of its own, to take elsewhere.
 
-An adapter is copied, or merged into its base: every layer that it changes becomes ``W + scale * B A``, computed in float32 and
-rounded once to the base's precision; everything else of the base stays as it is, byte for byte. One file of weights is in
-memory at a time, so a machine merges models that it could not run.
+A whole model and an adapter are copied as they are. ``--merge`` makes one whole model of an adapter and its base, in the base's
+precision: each layer is changed once, in float32, and rounded once. That needs memory for the base.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ import json
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 from app import engines, model_folder, weights
 from app.command_line import Tick, counted, meter, no_tick, out, out_json, size, told
@@ -24,8 +23,9 @@ from app.errors import BadFlag, BadModel, NotHere
 from app.model_folder import AdapterFolder, BaseFolder
 from workers.model.folder import LINEAGE, whole, write_json
 
-if TYPE_CHECKING:
-    from workers.model.adapters import AdapterWeights
+TIED: Final = frozenset({"lm_head", "embed_tokens"})
+"""Layers that are one weight in a model with tied embeddings."""
+SHARD: Final = "5GB"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,45 +77,62 @@ def _copied(ref: str, folder: BaseFolder | AdapterFolder, directory: Path, tick:
 
 
 def _merged(ref: str, adapter: AdapterFolder, onto: str, base: Path, directory: Path, tick: Tick) -> Exported:
-    from transformers import AutoConfig
-
-    from workers.model.adapters import read_adapter
-
-    if not isinstance(model_folder.read(base), BaseFolder):
+    before = model_folder.read(base)
+    if not isinstance(before, BaseFolder):
         raise BadModel(f"{onto}, the base of {ref}, is an adapter itself; merge that into its base first")
-    config = AutoConfig.from_pretrained(base, local_files_only=True)
-    held = read_adapter(adapter.path, SimpleNamespace(config=config))
-    there = weights.tensors(base)
-    if lacking := [name for name in held.weights if f"{name}.weight" not in there]:
-        raise BadModel(f"{onto} has no {lacking[0]}, which {ref} changes")
     with whole(directory) as draft:
-        sources = weights.files(base)
+        layers = _merge(ref, adapter, onto, before, draft)
+        sources = {*weights.files(base), base / weights.INDEX, base / model_folder.CONFIG}
         for file in _files(base):
-            if file in sources:
-                _merge_file(file, draft / file.name, held)
-            else:
+            if file not in sources:
                 shutil.copyfile(file, draft / file.name)
             tick(1)
         sha256 = weights.sha256(draft)
-        parts = {"adapter": {"ref": ref, "sha256": held.sha256}, "base": {"ref": onto, "sha256": weights.sha256(base)}}
+        parts = {"adapter": {"ref": ref, "sha256": adapter.sha256}, "base": {"ref": onto, "sha256": weights.sha256(base)}}
         _tell(draft, {"kind": "merged", **parts, "sha256": sha256})
         written = _bytes(draft)
-    return Exported(path=directory, kind="merged", sha256=sha256, bytes=written, layers=len(held.weights))
+    return Exported(path=directory, kind="merged", sha256=sha256, bytes=written, layers=layers)
 
 
-def _merge_file(source: Path, target: Path, adapter: AdapterWeights) -> None:
-    """One file of weights, with the adapter's part added to those that it changes."""
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
+def _merge(ref: str, adapter: AdapterFolder, onto: str, base: BaseFolder, draft: Path) -> int:
+    """Write weights and config of the two as one; gives how many layers are changed. Raises BadModel when they do not fit."""
+    from peft import PeftConfig, PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    held = load_file(source, device="cpu")
-    for name, (down, up) in adapter.weights.items():
-        if (weight := held.get(f"{name}.weight")) is not None:
-            changed = weight.float() + adapter.scale * (up.float() @ down.float())
-            held[f"{name}.weight"] = changed.to(weight.dtype)
-    with safe_open(source, framework="pt") as file:
-        save_file(held, target, metadata=file.metadata())
-    target.chmod(source.stat().st_mode)
+    from workers.model.loading import load
+
+    loaded = load(base.path, device="cpu", dtype=base.dtype or "bfloat16")
+    if loaded.model.config.tie_word_embeddings and (tied := TIED & set(adapter.saved_modules)):
+        raise BadModel(
+            f"{ref} holds {min(tied)} as a whole, and in {onto} one weight is both embedding and output; it cannot be two"
+        )
+    try:
+        both: Any = PeftModel(loaded.model, PeftConfig.from_pretrained(str(adapter.path)))
+        found = both.load_adapter(adapter.path, "default", torch_device="cpu")
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise BadModel(f"{ref} does not fit {onto}: {' '.join(str(error).split())[:300]}") from error
+    if strange := [*found.unexpected_keys, *found.missing_keys]:
+        what = f"{counted(len(strange), 'weight')} without a place there or missing"
+        raise BadModel(f"{ref} does not fit {onto}: {what}, {strange[0]} first")
+    layers = [module for module in both.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        _merge_layer(layer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All adapters are already merged")
+        merged = both.merge_and_unload()  # puts the layers back in their places
+    merged.save_pretrained(draft, max_shard_size=SHARD)
+    (draft / "generation_config.json").unlink(missing_ok=True)  # the base's own is copied
+    return len(layers) + len(adapter.saved_modules)
+
+
+def _merge_layer(layer: Any) -> None:
+    """Merge in float32: in half precision peft would round twice, what the adapter adds and then the sum."""
+    weight = layer.get_base_layer().weight
+    dtype = weight.dtype
+    weight.data = weight.data.float()
+    layer.merge(safe_merge=True)
+    weight = layer.get_base_layer().weight
+    weight.data = weight.data.to(dtype)
 
 
 def _files(folder: Path) -> list[Path]:
