@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ TRANSFORMERS, VLLM, AUTO = "transformers", "vllm", "auto"
 ENGINES: Final = (TRANSFORMERS, VLLM)
 MODEL_PACKAGES: Final = ("torch", "transformers", "peft", "safetensors", "tokenizers")
 """What the engine ``transformers`` is made with: the extra ``model``."""
+VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 INSTALL: Final = "pip install 'synthq[model]'"
 
 VERSION: Final = (
@@ -42,11 +44,31 @@ def vllm_version(python: Path) -> str:
 
 def gpus() -> int:
     """NVIDIA GPUs that processes started here may use."""
+    return len(_gpu_names())
+
+
+def _gpu_names() -> list[str]:
+    """As ``CUDA_VISIBLE_DEVICES`` names them."""
     present = len(list(Path("/dev").glob("nvidia[0-9]*"))) if sys.platform == "linux" else 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get(VISIBLE)
     if visible is None:
-        return present
-    return min(present, len([each for each in visible.split(",") if each.strip() not in ("", "-1")]))
+        return [str(number) for number in range(present)]
+    return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")][:present]
+
+
+def gpu_shares(count: int) -> list[dict[str, str]]:
+    """Variables for each of ``count`` processes that serve models, so that they share the GPUs out among them.
+
+    One has them all, and more processes than GPUs have one each in turn.
+    """
+    names = _gpu_names()
+    if count < 2 or not names:
+        return [{}] * count
+    each, more = divmod(len(names), count)
+    if not each:
+        return [{VISIBLE: names[number % len(names)]} for number in range(count)]
+    starts = [number * each + min(number, more) for number in range(count + 1)]
+    return [{VISIBLE: ",".join(names[start:end])} for start, end in pairwise(starts)]
 
 
 def why_not(name: str) -> str | None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from app import db, embedded_broker, migrate
@@ -73,7 +73,7 @@ class Crew:
         for planned in self.plan.processes:
             if self._stop.is_set():
                 return
-            await self._child(planned.name, list(planned.role.argv), is_worker=planned.role.is_worker)
+            await self._child(planned.name, list(planned.role.argv), env=planned.env, is_worker=planned.role.is_worker)
 
     async def _start_broker(self) -> None:
         embedded_broker.find_binary()
@@ -86,12 +86,18 @@ class Crew:
         )
 
     async def _child(
-        self, name: str, argv: list[str], *, is_worker: bool = False, at_death: signal.Signals = signal.SIGKILL
+        self,
+        name: str,
+        argv: list[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        is_worker: bool = False,
+        at_death: signal.Signals = signal.SIGKILL,
     ) -> Child:
         child = Child(
             name,
             argv,
-            env=dict(os.environ),
+            env={**os.environ, **(env or {})},
             log=self.log_path(name),
             say=self._say,
             changed=self.write_state,

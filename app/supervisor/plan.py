@@ -36,6 +36,8 @@ class Planned:
 
     name: str
     role: Role
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables that it alone has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +138,8 @@ def _processes(role: Role, options: Options) -> list[Planned]:
     if not role.is_worker:
         return [Planned(name=role.name, role=role)]
     count = options.workers.get(role.name, DEFAULT_WORKERS.get(role.name, 1))
-    return [Planned(name=f"{role.name}-{number}", role=role) for number in range(1, count + 1)]
+    shares = engines.gpu_shares(count) if role.name == INFERENCE else [{}] * count
+    return [Planned(name=f"{role.name}-{number}", role=role, env=env) for number, env in enumerate(shares, start=1)]
 
 
 def choose_port(host: str, port: int) -> int:

@@ -97,6 +97,27 @@ def test_the_engine_that_was_asked_for_is_the_one_that_is_missed(with_inference:
 
 
 @pytest.mark.parametrize(
+    ("present", "count", "shares"),
+    [
+        ("0,1,2,3", 1, [None]),
+        ("0,1,2,3", 2, ["0,1", "2,3"]),
+        ("4,5,7", 2, ["4,5", "7"]),
+        ("4,5", 3, ["4", "5", "4"]),
+        ("", 2, [None, None]),
+    ],
+)
+def test_inference_workers_share_the_gpus_out_among_them(
+    with_inference: Path, monkeypatch: pytest.MonkeyPatch, present: str, count: int, shares: list[str | None]
+) -> None:
+    installed(monkeypatch, "transformers")
+    monkeypatch.setattr(engines, "_gpu_names", lambda: present.split(",") if present else [])
+
+    plan = make(Options(procfile=with_inference, workers={"inference": count}), get_settings())
+
+    assert [planned.env.get("CUDA_VISIBLE_DEVICES") for planned in plan.processes if planned.name != "api"] == shares
+
+
+@pytest.mark.parametrize(
     ("there", "gpus", "setting", "wanted", "chosen"),
     [
         (("transformers", "vllm"), 0, "auto", "auto", "transformers"),
