@@ -27,6 +27,8 @@ log = logging.getLogger("synthq.inference")
 
 LOOK_S: Final = 0.25
 """How often the desired state is read."""
+IDLE_LOOK_S: Final = 0.5
+"""The same while nothing is served."""
 LEAVE_S: Final = 8.0
 """How long requests that are under way may keep an engine that is to end."""
 STORE_AGAIN_S: Final = 2.0
@@ -83,7 +85,7 @@ class Supervisor:
     def _run(self) -> None:
         try:
             while not self._draining.is_set():
-                self._wake.wait(LOOK_S)
+                self._wake.wait(LOOK_S if self._served is not None else IDLE_LOOK_S)
                 self._wake.clear()
                 self._round_or_pause()
             self._finish()
@@ -111,10 +113,9 @@ class Supervisor:
         self._tell()
 
     def _register(self) -> None:
-        host = get_settings().engine_host
         self._id = endpoints.register(self._worker_id, engines=engines.startable())
         self._told = {}
-        log.info("endpoint %s on %s can serve with %s", self._id, host, ", ".join(engines.startable()))
+        log.info("endpoint %s can serve with %s", self._id, " and ".join(engines.startable()))
         broker.nudge()
 
     def _bring(self, adapters: Mapping[str, str]) -> None:
