@@ -50,6 +50,7 @@ class Vllm:
             "max-num-seqs": table.max_num_seqs,
             "limit-mm-per-prompt": json.dumps(table.limit_mm_per_prompt.model_dump()),  # without video: 0 it keeps room for one
             "logprobs-mode": "processed_logprobs",  # of the distribution that is drawn from: temperature and logit_bias are in it
+            "chat-template-content-format": "openai",  # where it takes it for another, pictures go before all text
             "generation-config": "vllm",  # else the model's own defaults of top_p and the like come in unasked
             "max-lora-rank": _rank(table.max_lora_rank),
             "max-loras": table.max_loras,
