@@ -1,6 +1,6 @@
-"""The verb `models`: models made and copied on this machine, through `python -m workers...`; no server is asked for these.
+"""The verb `models`: models made and copied on this machine, through `python -m workers...`, and what a server knows of models.
 
-They need the extra `model` (torch, transformers, peft); without it they say how to install it.
+Those of this machine ask no server. They need the extra `model` (torch, transformers, peft); without it they say how to get it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from cli import served
 from cli.processes import become
 
 DIRECTORY = click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
@@ -18,7 +19,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obje
 
 @click.group()
 def models() -> None:
-    """Make and export models.
+    """Make, export, list and show models.
 
     A model is a folder in Hugging Face's format: a whole Qwen3-VL, or a LoRA adapter for one.
     """
@@ -80,3 +81,8 @@ def export(ref: str, directory: Path, merge: bool, base: str | None, as_json: bo
     """
     flags = [*(["--merge"] if merge else []), *(["--base", base] if base is not None else []), *(["--json"] if as_json else [])]
     become("workers.model.export", *flags, "--", ref, str(directory))
+
+
+models.add_command(served.list_models)
+models.add_command(served.show_model)
+models.add_command(served.list_endpoints)

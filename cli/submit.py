@@ -160,7 +160,7 @@ def _eval(**flags: Any) -> int:
     given.add("--env", "eval.env", own["env"])
     given.add("--seeds", "eval.seeds", own["seeds"])
     given.add("--policy", "eval.policies", tuple(_label(name) for name in _comma_list(own["policies"])))
-    given.add("--model", "eval.model", _found(own["model"]))
+    given.add("--model", "eval.model", found_model(own["model"]))
     given.add_object("--policy-config", "eval.policy_config", own["policy_config"])
     return _submit("eval", common, given)
 
@@ -225,7 +225,7 @@ def _train(kind: str | None, flags: Json) -> int:
     return _submit(kind, common, given)
 
 
-def _found(ref: str | None) -> str | None:
+def found_model(ref: str | None) -> str | None:
     """A model as a spec names it: a folder that is here by its whole path, for the workers stand elsewhere."""
     if ref is None:
         return None
@@ -238,7 +238,7 @@ def _found(ref: str | None) -> str | None:
 def _label(name: str) -> str:
     """A policy's label, a model's folder in it by its whole path."""
     policy, colon, ref = name.partition(":")
-    return f"{policy}:{_found(ref)}" if policy == "model" and colon else name
+    return f"{policy}:{found_model(ref)}" if policy == "model" and colon else name
 
 
 def _comma_list(values: Sequence[str]) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import model_folders
 import pytest
+from core import model_folders
 from fastapi.testclient import TestClient
 from served import eval_tables
 
