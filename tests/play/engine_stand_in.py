@@ -86,11 +86,13 @@ def by_seed(body: dict[str, Any]) -> str:
     return f'<tool_call>\n{{"name": "interact_many", "arguments": {json.dumps({"actions": said})}}}\n</tool_call>{END}'
 
 
-def submit(label: str = LABEL, *, adapter: str = "", sha256: str = SHA256, line: str = "", **table: Any) -> str:
+def submit(
+    label: str = LABEL, *, adapter: str = "", sha256: str = SHA256, line: str = "", engine: str = "auto", **table: Any
+) -> str:
     """Submit an eval of a model, by default of seed 1 for four turns; what its label means is written as the API would."""
     given = {"seeds": "1", "policies": [label], "max_turns": 4} | table
     spec = specs.resolved(specs.build({"kind": "eval", "eval": given}))
-    use = {"label": label, "base": BASE, "adapter": adapter, "sha256": sha256, "line": line}
+    use = {"label": label, "base": BASE, "adapter": adapter, "sha256": sha256, "line": line, "engine": engine}
     return submit_job("eval", spec, uses=[use]).id
 
 

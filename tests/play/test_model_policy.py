@@ -295,6 +295,14 @@ def test_the_least_loaded_engine_is_taken() -> None:
     assert stays([one, two]) == [0, 16]
 
 
+def test_a_job_that_names_its_engine_asks_no_other() -> None:
+    with Engine() as ours, Engine(kind="vllm") as vllm:
+        ours.report()
+        vllm.report(in_flight=30)
+        played(submit(engine="vllm"))
+    assert stays([ours, vllm]) == [0, 4]
+
+
 def test_when_an_engine_is_killed_its_turns_are_asked_again_elsewhere() -> None:
     table = {"seeds": "0-7", "max_turns": 40, "episodes_per_step": 8}
     wanted = reference(**table)

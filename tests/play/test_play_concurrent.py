@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from workers.runner import drain_file
 
 pytestmark = pytest.mark.usefixtures("sqlite_store", "played_package", "quick")
 
-TURNS = 40
+TURNS = 30
 SEEDS = 8
 
 
@@ -47,6 +48,7 @@ def submit(policy: str = "dawdler", **table: Any) -> str:
     return submit_eval(**given).id
 
 
+@cache
 def alone() -> dict[tuple[int, int], str | None]:
     """(seed, member) -> the trace's hash, of ``fragile``, which draws as ``dawdler`` does and plays one after the other."""
     job_id = submit("fragile")
@@ -148,7 +150,7 @@ def test_a_database_that_goes_away_costs_no_stored_turn(at_once: int) -> None:
 def test_when_the_time_is_used_up_those_under_way_play_to_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
     force(monkeypatch, 3)
     make_trouble("slow", seed=2, turn=0)
-    with use_settings(SYNTHQ_STEP_BUDGET_S="0.15"):
+    with use_settings(SYNTHQ_STEP_BUDGET_S="0.1"):
         job_id = submit()
         assert work(1) == 1
     assert set(played(job_id)) == {(0, 0), (1, 0), (2, 0)}

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from app import db, endpoints
 from app.endpoints import publish
+from app.engines import AUTO
 from app.errors import EngineFailed, EngineRefused, SynthqError
 from app.models import Endpoint
 from app.settings import get_settings
@@ -52,6 +53,8 @@ class Use:
     """Name of the adapter that is asked for; empty for the base alone."""
     sha256: str
     """Of what is asked for, as far as it is known before it answers."""
+    engine: str
+    """The engine that is to serve it, or ``auto`` for any."""
 
     @property
     def served(self) -> str:
@@ -156,7 +159,7 @@ class Engines:
         if found is None:
             raise EngineRefused(f"nothing is known of {label}: it was not looked up when the job was submitted; submit it again")
         adapter = self._taken(label, found.line) if found.line else found.adapter
-        return Use(label=label, base=found.base, adapter=adapter, sha256=found.sha256)
+        return Use(label=label, base=found.base, adapter=adapter, sha256=found.sha256, engine=found.engine)
 
     def _taken(self, label: str, line: str) -> str:
         """The name of the version that this step plays with, which stays loaded until the step lets go of it."""
@@ -271,8 +274,9 @@ class Engines:
         seen_at, found = self._ready.get(use.label, (0.0, []))
         if not found or time.monotonic() - seen_at > FRESH_S:
             with db.reading() as session:
-                found = endpoints.ready(session, use.base, use.adapter)
+                rows = endpoints.ready(session, use.base, use.adapter)
                 session.expunge_all()
+            found = [row for row in rows if use.engine in (AUTO, row.engine)]
             self._ready[use.label] = (time.monotonic(), found)
         return found
 
