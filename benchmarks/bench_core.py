@@ -5,7 +5,8 @@
 In one process, paired: each round asks all three for as many requests, new prompts each time, each with a picture of its own;
 the engine is kept at so many requests under way, `generate` gets as many in a batch. Replies are drawn at temperature 1 and all
 have the same length, and so have prompts, which is the best that can happen to `generate`: it pads nothing and waits for none.
-The engine reports log-probabilities, `generate` none. Nothing comes twice, so no cache helps.
+The engine reports log-probabilities, `generate` none. Nothing comes twice, so no cache helps. In a last comparison all prompts
+begin with the same text, as those of one job do, and the engine with its prefix store is held against itself without.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ TEXTS = (
 ) * 50
 
 
-def prompt(loaded: Any, tokens: int, rng: np.random.Generator) -> Any:
-    """A prompt of random tokens with one square picture of random pixels."""
+def prompt(loaded: Any, tokens: int, rng: np.random.Generator, head: tuple[int, ...] = ()) -> Any:
+    """A prompt of random tokens, after those of ``head``, with one square picture of random pixels."""
     from workers.model.types import Picture, Prompt
 
     side = 3 * loaded.merge
     patches = rng.standard_normal((side * side, 3 * loaded.temporal * loaded.patch**2)).astype(np.float32)
     picture = Picture(sha256=hashlib.sha256(patches.tobytes()).hexdigest(), patches=patches, grid=(1, side, side))
     of_picture = [loaded.vision_start_id, *[loaded.image_id] * picture.tokens(loaded.merge), loaded.vision_end_id]
-    rest = [int(token) for token in rng.integers(50, 250, tokens - len(of_picture))]
-    return Prompt(ids=(*rest[:6], *of_picture, *rest[6:]), pictures=(picture,))
+    rest = [int(token) for token in rng.integers(50, 250, tokens - len(of_picture) - len(head))]
+    return Prompt(ids=(*head, *rest[:2], *of_picture, *rest[2:]), pictures=(picture,))
 
 
 def by_generate(loaded: Any, prompts: list[Any], reply: int, batch: int) -> float:
@@ -115,6 +116,28 @@ def compare(
     return figures
 
 
+def alike(cores: dict[str, Any], loaded: Any, *, tokens: int, reply: int, concurrent: int, rounds: int) -> dict[str, list[float]]:
+    """Requests per second of engines, round by round, for prompts of which all but 20 tokens are the same text."""
+    figures: dict[str, list[float]] = {name: [] for name in cores}
+    rng = np.random.default_rng((tokens, reply))
+    head = tuple(int(token) for token in rng.integers(50, 250, tokens - 20))
+    for turn in range(rounds + 1):
+        for name, core in cores.items():
+            seconds = by_engine(core, [prompt(loaded, tokens, rng, head) for _ in range(2 * concurrent)], reply, concurrent)
+            if turn:
+                figures[name].append(2 * concurrent / seconds)
+    return figures
+
+
+def show(title: str, told: dict[str, list[float]], over: str, under: str) -> None:
+    """Print one comparison."""
+    ratios = [ours / theirs for ours, theirs in zip(told[over], told[under], strict=True)]
+    print(f"\n{title}: requests/s")
+    for name, values in told.items():
+        print(f"  {name:<24}{spread(values)}")
+    print(f"  {f'{over} / {under}':<24}{spread(ratios)}", flush=True)
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -148,14 +171,19 @@ def main() -> None:
                     told = compare(
                         loaded, core, tokens=tokens, reply=reply, concurrent=concurrent, rounds=given.rounds, waves=waves
                     )
-                    ratios = [ours / theirs for ours, theirs in zip(told["engine"], told["one batch"], strict=True)]
-                    print(f"\nprompt {tokens}, reply {reply}, {concurrent} concurrent: requests/s")
-                    for name, values in told.items():
-                        print(f"  {name:<24}{spread(values)}")
-                    print(f"  {'engine / one batch':<24}{spread(ratios, 2)}", flush=True)
+                    show(f"prompt {tokens}, reply {reply}, {concurrent} concurrent", told, "engine", "one batch")
                     figures[f"prompt={tokens} reply={reply} concurrent={concurrent}"] = told
+        keeping = Core(loaded, max_num_seqs=most, max_waiting=most, prefix_bytes=256 * 1024**2)
+        keeping.start()
+        cores, reply = {"without": core, "with": keeping}, min(map(int, given.reply.split(",")))
+        for tokens in map(int, given.prompt.split(",")):
+            told = alike(cores, loaded, tokens=tokens, reply=reply, concurrent=most, rounds=given.rounds)
+            show(
+                f"prefix store, prompt {tokens} ({tokens - 20} alike), reply {reply}, {most} concurrent", told, "with", "without"
+            )
+            figures[f"prefix prompt={tokens} reply={reply} concurrent={most}"] = told
         seconds = core.figures()["seconds"]
-        core.stop()
+        core.stop(), keeping.stop()
     total = sum(seconds.values()) - seconds["idle"]
     print("\nthe engine's time: " + ", ".join(f"{k} {v / total:.0%}" for k, v in seconds.items() if k != "idle"))
     save("core", figures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -214,3 +215,50 @@ def test_prompts_that_cannot_be_right_are_refused_at_once(loaded, core):
     with pytest.raises(UnknownName, match="no model named 'other'"):
         replies(core, [(whole, Sampling(max_tokens=1), "other")])
     assert core.figures()["submitted"] == 0
+
+
+# -- where and by whom -------------------------------------------------------------------------------------------------------
+
+
+def test_many_threads_ask_one_engine(loaded):
+    errors: list[BaseException] = []
+    with engine(loaded, max_num_seqs=8, max_waiting=1000, prefix_bytes=1 << 22) as core:
+
+        def work(thread: int) -> None:
+            try:
+                for turn in range(4):
+                    answers, asked = Answers(core), prompt(loaded, 20 + 5 * thread, seed=turn)
+                    for _ in range(3):
+                        answers.ask(asked, Sampling(max_tokens=1 + turn, seed=turn))
+                    core.cancel(answers.tickets[1])
+                    first, _, third = answers.wait()
+                    assert apart(first, third) < TOLERANCE
+            except BaseException as error:  # noqa: BLE001 - asserted below
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        assert errors == []
+        figures = core.figures()
+        assert figures["finished"] + figures["cancelled"] == figures["submitted"] == 6 * 4 * 3
+        assert (figures["running"], figures["waiting"], figures["failed"]) == (0, 0, 0)
+
+
+def test_in_bfloat16_replies_are_those_of_a_plain_forward_too(tiny_model):
+    from workers.model.loading import load
+
+    loaded = load(tiny_model, device="cpu", dtype="bfloat16")
+    with engine(loaded, prefix_bytes=1 << 22, image_cache_bytes=1 << 20) as core:
+        asks = [
+            (prompt(loaded, 30 + 20 * n, pictures=[picture(loaded, n)], seed=n), Sampling(max_tokens=6, seed=n, ignore_eos=True))
+            for n in range(4)
+        ]
+        for _ in range(3):
+            for (asked, sampling), reply in zip(asks, replies(core, asks), strict=True):
+                logits = plain_logits(loaded.model, loaded, asked, reply.ids).float()
+                wanted = torch.log_softmax(logits, dim=-1)[range(sampling.max_tokens), list(reply.ids)]
+                assert (wanted - torch.tensor(reply.logprobs)).abs().max() < 0.1
+        assert reply.prefix_tokens

@@ -86,20 +86,21 @@ def test_the_same_tokens_with_another_picture_are_not_the_same(loaded):
 
 
 def test_a_hash_stands_for_all_that_leads_up_to_its_block(loaded):
-    ids = np.arange(100, dtype=np.int64)
+    ids = np.arange(6 * BLOCK + 4, dtype=np.int64)
     seen, other = picture(loaded, 1), picture(loaded, 2)
-    chain = chain_of(ids, [(30, 39, seen)], "base")
+    span = 2 * BLOCK - 2, 2 * BLOCK + 7
+    chain = chain_of(ids, [(*span, seen)], "base")
     assert len(chain) == len(set(chain)) == 6
     changed = ids.copy()
-    changed[20] += 1
-    assert [a == b for a, b in zip(chain, chain_of(changed, [(30, 39, seen)], "base"), strict=True)] == [True] + 5 * [False]
-    assert [a == b for a, b in zip(chain, chain_of(ids, [(30, 39, other)], "base"), strict=True)] == [True] + 5 * [False]
-    assert not set(chain) & set(chain_of(ids, [(30, 39, seen)], "adapter"))
-    assert chain_of(ids[:17], [], "base") == chain_of(ids[:32], [], "base") == chain_of(ids, [], "base")[:1]
+    changed[BLOCK + 4] += 1
+    assert [a == b for a, b in zip(chain, chain_of(changed, [(*span, seen)], "base"), strict=True)] == [True] + 5 * [False]
+    assert [a == b for a, b in zip(chain, chain_of(ids, [(*span, other)], "base"), strict=True)] == [True] + 5 * [False]
+    assert not set(chain) & set(chain_of(ids, [(*span, seen)], "adapter"))
+    assert chain_of(ids[: BLOCK + 1], [], "base") == chain_of(ids[: 2 * BLOCK], [], "base") == chain_of(ids, [], "base")[:1]
 
 
 def test_its_memory_is_bounded_and_the_oldest_goes_first(loaded):
-    asks = [prompt(loaded, 65, seed=seed) for seed in range(5)]
+    asks = [prompt(loaded, 4 * BLOCK + 1, seed=seed) for seed in range(5)]
     text = loaded.model.config.get_text_config()
     block = BLOCK * 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4
     with engine(loaded, prefix_bytes=8 * block) as core:
@@ -107,7 +108,11 @@ def test_its_memory_is_bounded_and_the_oldest_goes_first(loaded):
             for _ in range(2):
                 replies(core, [(asked, sampling())])
         assert core.figures()["prefix_blocks"] == 8
-        assert [replies(core, [(asked, sampling())])[0].prefix_tokens for asked in (asks[4], asks[3], asks[0])] == [64, 64, 0]
+        assert [replies(core, [(asked, sampling())])[0].prefix_tokens for asked in (asks[4], asks[3], asks[0])] == [
+            4 * BLOCK,
+            4 * BLOCK,
+            0,
+        ]
 
 
 def test_a_store_that_is_smaller_than_a_prompt_does_no_harm(loaded):

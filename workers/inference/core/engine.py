@@ -50,8 +50,8 @@ class Core:
         """``name``: under which the base is served; the ref that it was loaded by unless told.
 
         ``max_num_seqs``: sequences that are computed at once; ``max_model_len``: most tokens of a prompt and its reply together;
-        ``max_waiting``: requests that wait beside those; ``prefix_bytes``, ``image_cache_bytes``: memory for what may come again,
-        0: nothing is kept; ``max_loras``, ``max_lora_rank``: adapters that are held at once, and their highest rank.
+        ``max_waiting``: requests that may wait for those to end; ``prefix_bytes``, ``image_cache_bytes``: memory for what may
+        come again, 0: nothing is kept; ``max_loras``, ``max_lora_rank``: adapters that are held at once, and their highest rank.
         """
         for option, value in (("max_num_seqs", max_num_seqs), ("max_model_len", max_model_len)):
             if value < (least := 1 if option == "max_num_seqs" else 2):
@@ -61,6 +61,7 @@ class Core:
         max_model_len = min(max_model_len, loaded.max_length)
         self.max_model_len, self.max_waiting, self.max_loras = max_model_len, max_waiting, max_loras
         self._max_lora_rank = max_lora_rank
+        self._open, self._most_open = 0, max_num_seqs + max_waiting
         self._forward = Forward(
             loaded.model,
             max_num_seqs=max_num_seqs,
@@ -115,29 +116,34 @@ class Core:
         """
         check(prompt, sampling, vocabulary=self._forward.vocabulary, max_model_len=self.max_model_len)
         with self._changed:
-            self._check_open()
             served = self._served.get(model)
             if served is None:
                 raise UnknownName("model", model, self._served)
+            self._check_stopped()
+            if self._open >= self._most_open:
+                raise EngineBusy(self.max_waiting)
+            self._open += 1
             served.users += 1  # from here on it cannot go
         try:
             ticket = self._ticket(prompt, sampling, served, done)
             with self._changed:
-                self._check_open()
+                self._check_stopped()
                 self._waiting.append(ticket)
                 self._counts["submitted"] += 1
                 self._changed.notify()
         except BaseException:
-            with self._changed:
-                served.users -= 1
+            self._close(served)
             raise
         return ticket
 
-    def _check_open(self) -> None:
+    def _check_stopped(self) -> None:
         if self._stopped:
             raise Unavailable(f"the engine has stopped: {self.fault}" if self.fault else "the engine has stopped")
-        if len(self._waiting) >= self.max_waiting:
-            raise EngineBusy(self.max_waiting)
+
+    def _close(self, served: Served) -> None:
+        with self._changed:
+            self._open -= 1
+            served.users -= 1
 
     def _ticket(self, prompt: Prompt, sampling: Sampling, served: Served, done: Callable[[Result], None]) -> Ticket:
         ticket = Ticket(prompt, sampling, served, done, image_token=self._loaded.image_id, merge=self._loaded.merge)
@@ -308,7 +314,7 @@ class Core:
         cancelled = isinstance(result, RequestCancelled)
         name = "cancelled" if cancelled else "failed" if isinstance(result, Exception) else "finished"
         with self._changed:
-            ticket.served.users -= 1
+            self._close(ticket.served)
             self._counts[name] += 1
         try:
             ticket.done(result)
