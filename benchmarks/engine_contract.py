@@ -24,6 +24,7 @@ from workers.inference import engines
 from workers.inference.engines.admin import Admin
 from workers.inference.engines.child import EngineChild, free_port
 from workers.inference.engines.probe import probe
+from workers.rollout import prompts
 from workers.rollout.actions import parse
 from workers.rollout.policies.engine import answer
 from workers.transport.generate import BATCH, neutral_message, sampled
@@ -32,11 +33,12 @@ Body = dict[str, Any]
 Said = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]
 """Prompt ids, output ids, log-probabilities."""
 
-OPTIONS = {"max_model_len": 1024, "max_num_seqs": 32, "max_loras": 2, "max_lora_rank": 8, "limit_mm_per_prompt": {"image": 2}}
+OPTIONS = {"max_model_len": 1024, "max_num_seqs": 32, "max_loras": 3, "max_lora_rank": 8, "limit_mm_per_prompt": {"image": 2}}
 RANK = 8
 SIDE = 63
 """Pixels along a side of a frame of the tiny model."""
 TOKENS = 12
+LONG = 200
 PROMPTS = 8
 TOGETHER = 32
 SAME = 2e-4
@@ -208,7 +210,7 @@ def image_tokens_are_the_processors(subject: Subject) -> str:
 
 
 def tools_are_in_the_prompt_and_the_reply_is_text(subject: Subject) -> str:
-    tools = [{"type": "function", "function": {"name": "act_in_the_game", "parameters": {"type": "object", "properties": {}}}}]
+    tools = prompts.tools(("noop", "move_left"), 2)
     body = asked(0, tools=tools, tool_choice="none")
     told = subject.ask(body)
     assert told["prompt_token_ids"] == subject.reference.inputs(body["messages"], tools)["input_ids"][0].tolist()
@@ -246,6 +248,24 @@ def base_and_adapters_answer_at_once(subject: Subject) -> str:
     bodies = [asked(n, model=names[n % len(names)], logit_bias=subject.no_pictures) for n in range(4 * len(names))]
     worst = _compared([subject.said(body) for body in bodies], subject.together(bodies))
     return f"{len(bodies)} alike, {worst:.1e} nats off at most"
+
+
+def an_adapter_that_comes_changes_no_reply_under_way(subject: Subject) -> str:
+    """Nor does one that goes."""
+    ends = {str(subject.reference.tokenizer.eos_token_id): -100.0}
+    names = [subject.base, *subject.adapters]
+    bodies = [asked(n, model=name, max_tokens=LONG, logit_bias=subject.no_pictures | ends) for n, name in enumerate(names)]
+    alone = [subject.said(body) for body in bodies]
+    come = 0
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        under_way = [pool.submit(subject.said, body) for body in bodies]
+        while not all(each.done() for each in under_way):
+            subject.admin.load_adapter(f"adapter-c{come}", subject.adapters[names[1]])
+            subject.admin.unload_adapter(f"adapter-c{come}")
+            come += 1
+    worst = _compared(alone, [each.result() for each in under_way])
+    assert come >= 2, come
+    return f"{come} came and went, {worst:.1e} nats off at most"
 
 
 def an_answer_names_what_served_it(subject: Subject) -> str:
@@ -354,6 +374,7 @@ CHECKS: tuple[Callable[[Subject], str], ...] = (
     a_batch_changes_nothing,
     adapters_answer_as_in_peft,
     base_and_adapters_answer_at_once,
+    an_adapter_that_comes_changes_no_reply_under_way,
     an_answer_names_what_served_it,
     text_makes_no_picture,
     a_picture_in_a_reply_is_an_outcome,
