@@ -15,7 +15,7 @@ from app.errors import Conflict, EngineBusy, EngineFault, RequestCancelled, Unav
 from workers.inference.core.request import Generated, Sampling  # noqa: E402
 
 TOLERANCE = 1e-4
-LONG = Sampling(max_tokens=300, seed=0, ignore_eos=True)
+LONG = Sampling(max_tokens=120, seed=0, ignore_eos=True)
 SHORT = Sampling(max_tokens=5, seed=0, ignore_eos=True)
 
 
@@ -124,7 +124,7 @@ def test_a_step_that_fails_ends_those_that_were_part_of_it(loaded, monkeypatch, 
         def fails(tickets: Any) -> Any:
             left[0] -= 1
             if left[0] == 0:
-                raise RuntimeError("CUDA error")
+                raise RuntimeError("no such shape")
             return decode(tickets)
 
         monkeypatch.setattr(core._forward, "decode", fails)
@@ -133,6 +133,35 @@ def test_a_step_that_fails_ends_those_that_were_part_of_it(loaded, monkeypatch, 
             answers.ask(*ask)
         assert all(isinstance(result, EngineFault) for result in answers.wait())
         assert same(replies(core, some(loaded, 12)), wanted)
+
+
+def test_a_device_that_is_lost_ends_the_engine(loaded, monkeypatch):
+    with engine(loaded) as core:
+
+        def lost(tickets: Any) -> Any:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700)
+
+        monkeypatch.setattr(core._forward, "decode", lost)
+        answers = Answers(core)
+        for ask in some(loaded, 3):
+            answers.ask(*ask)
+        assert all(isinstance(result, Unavailable) for result in answers.wait())
+        assert "an illegal memory access" in (core.fault or "")
+
+
+def test_a_text_that_cannot_be_made_ends_its_own_request(loaded, monkeypatch):
+    with engine(loaded) as core:
+        answers = Answers(core)
+        sampling = Sampling(max_tokens=3, seed=0, ignore_eos=True, stop=("never",))
+
+        def fails(self: Any, token: int) -> bool:
+            raise ValueError("no text")
+
+        monkeypatch.setattr("workers.inference.core.text.StopTexts.take", fails)
+        bad, good = answers.ask(prompt(loaded, 20), sampling), answers.ask(prompt(loaded, 20), SHORT)
+        answers.wait()
+        assert str(answers.results[bad]) == "the reply could not be computed (ValueError: no text)"
+        assert isinstance(answers.results[good], Generated)
 
 
 def test_scores_that_are_no_numbers_end_the_requests_that_have_them(loaded, monkeypatch):

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from app.errors import Conflict, EngineBusy, InvalidInput, RequestCancelled, Unavailable, UnknownName
+from app.errors import Conflict, EngineBusy, InvalidInput, RequestCancelled, Unavailable
 from workers.inference.core.forward import Forward
 from workers.inference.core.prefix import chain_of
 from workers.inference.core.request import Sampling
-from workers.inference.core.served import Served
+from workers.inference.core.served import Catalog, Served
 from workers.inference.core.steps import Steps
 from workers.inference.core.text import StopTexts
 from workers.inference.core.ticket import Result, State, Ticket, check
-from workers.model.adapters import AdapterWeights, read_adapter
+from workers.model.adapters import read_adapter
 from workers.model.types import Prompt
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Core:
         self._loaded, self._tokenizer = loaded, loaded.tokenizer.backend_tokenizer
         self._stops = frozenset(loaded.eos_ids)
         max_model_len = min(max_model_len, loaded.max_length)
-        self.max_model_len, self.max_waiting, self.max_loras = max_model_len, max_waiting, max_loras
+        self.max_model_len, self.max_waiting = max_model_len, max_waiting
         self._max_lora_rank = max_lora_rank
         self._open, self._most_open = 0, max_num_seqs + max_waiting
         self._forward = Forward(
@@ -71,13 +71,12 @@ class Core:
             max_loras=max_loras,
             max_lora_rank=max_lora_rank,
         )
-        self._base = Served(name=name or loaded.ref, path=str(loaded.path), sha256=loaded.sha256, slot=None, parent=None)
-        self._served = {self._base.name: self._base}
-        self._loading: set[str] = set()
         self._waiting: deque[Ticket] = deque()
         self._commands: deque[Callable[[], None]] = deque()
         self._cancelled: list[Ticket] = []
         self._changed = threading.Condition()
+        base = Served(name=name or loaded.ref, path=str(loaded.path), sha256=loaded.sha256, slot=None, parent=None)
+        self._catalog = Catalog(base, max_loras=max_loras, lock=self._changed)
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._counts: Counter[str] = Counter()
@@ -116,14 +115,11 @@ class Core:
         """
         check(prompt, sampling, vocabulary=self._forward.vocabulary, max_model_len=self.max_model_len)
         with self._changed:
-            served = self._served.get(model)
-            if served is None:
-                raise UnknownName("model", model, self._served)
             self._check_stopped()
             if self._open >= self._most_open:
                 raise EngineBusy(self.max_waiting)
+            served = self._catalog.use(model)
             self._open += 1
-            served.users += 1  # from here on it cannot go
         try:
             ticket = self._ticket(prompt, sampling, served, done)
             with self._changed:
@@ -143,7 +139,7 @@ class Core:
     def _close(self, served: Served) -> None:
         with self._changed:
             self._open -= 1
-            served.users -= 1
+            self._catalog.unuse(served)
 
     def _ticket(self, prompt: Prompt, sampling: Sampling, served: Served, done: Callable[[Result], None]) -> Ticket:
         ticket = Ticket(prompt, sampling, served, done, image_token=self._loaded.image_id, merge=self._loaded.merge)
@@ -170,42 +166,25 @@ class Core:
         Raises BadModel when it does not fit the base, Conflict when the name is another's or there is no room.
         """
         adapter = read_adapter(path, self._loaded.model, max_rank=self._max_lora_rank)
-        with self._changed:
-            if (there := self._served.get(name)) is not None and there.sha256 == adapter.sha256:
-                return adapter.sha256
-            if there is not None or name in self._loading:
-                raise Conflict(f"{name!r} is served already, and what a name stands for does not change; take a new name")
-            held = len(self._served) - 1 + len(self._loading)
-            if held >= self.max_loras:
-                raise Conflict(
-                    f"{held} adapters are held, the most that this engine was started for (max_loras); unload one first"
-                )
-            self._loading.add(name)
-            loading = self._between_steps(lambda: self._put(name, str(path), adapter))
-        try:
-            loading.result()
-        finally:
-            with self._changed:
-                self._loading.discard(name)
-        return adapter.sha256
 
-    def _put(self, name: str, path: str, adapter: AdapterWeights) -> None:
-        slot = self._forward.adapters.put(adapter.weights, rank=adapter.rank, scale=adapter.scale)
+        def put() -> None:
+            try:
+                slot = self._forward.adapters.put(adapter.weights, rank=adapter.rank, scale=adapter.scale)
+                self._catalog.add(name, str(path), adapter.sha256, slot)
+            finally:
+                self._catalog.drop(name)
+
         with self._changed:
-            self._served[name] = Served(name=name, path=path, sha256=adapter.sha256, slot=slot, parent=self._base.name)
+            if not self._catalog.expect(name, adapter.sha256):
+                return adapter.sha256
+            loading = self._between_steps(put)
+        loading.result()
+        return adapter.sha256
 
     def unload_adapter(self, name: str) -> None:
         """Serve an adapter no more. Raises UnknownName, and Conflict while requests use it."""
-        with self._changed:
-            served = self._served.get(name)
-            if served is None:
-                raise UnknownName("adapter", name, [other for other, each in self._served.items() if each.slot is not None])
-            if served.slot is None:
-                raise Conflict(f"{name!r} is the base, which stays as long as the engine")
-            if served.users:
-                raise Conflict(f"{served.users} requests use {name!r}; unload it when they are done")
-            del self._served[name]
-            slot = served.slot
+        with self._changed:  # a load that finds room after this is done after it too
+            slot = self._catalog.remove(name)
             dropping = self._between_steps(lambda: self._forward.adapters.drop(slot))
         dropping.result()
 
@@ -235,8 +214,7 @@ class Core:
 
     def models(self) -> list[dict[str, Any]]:
         """What is served: ``id``, ``parent``, ``path``, ``sha256``."""
-        with self._changed:
-            return [served.told() for served in self._served.values()]
+        return self._catalog.told()
 
     def figures(self) -> dict[str, Any]:
         """Counts since the start, and how it is now. ``seconds`` tells what the engine's thread did with its time."""
@@ -251,7 +229,7 @@ class Core:
             "image_misses": pictures.misses,
             "image_cache_bytes": pictures.used,
             "prefix_blocks": len(forward.prefixes),
-            "adapters": len(self._served) - 1,
+            "adapters": len(self._catalog) - 1,
             "seconds": {phase: forward.seconds[phase] for phase in ("vision", "prefill", "decode", "sample", "idle")},
         }
 

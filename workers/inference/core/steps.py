@@ -114,13 +114,15 @@ class Steps:
         """What ``compute`` gives; None when it failed, which ended the requests. Raises Short, of which nothing holds memory."""
         try:
             return compute()
+        except torch.AcceleratorError:
+            raise  # the device is lost to this process: nothing more can be computed in it
         except Exception as error:
             if is_short(error):
                 short = f"{type(error).__name__}: {error}"
             else:
                 log.exception("a step of %d requests failed", len(tickets))
                 for ticket in tickets:
-                    self._end(ticket, EngineFault(f"the reply could not be computed ({type(error).__name__}: {error})"))
+                    self._end(ticket, _fault(error))
                 return None
         log.warning("short of memory with %d requests: %s", len(tickets), short)
         self._forward.forget()
@@ -174,10 +176,8 @@ class Steps:
             self._end(group[0], _no_room(short))
 
     def _keep_prefixes(self, new: Sequence[Ticket]) -> None:
-        fresh = set(new)
-        rows = (
-            [(row, ticket.chain) for row, ticket in enumerate(self.running) if ticket.chain and ticket in fresh] if fresh else []
-        )
+        fresh = {ticket for ticket in new if ticket.chain}
+        rows = [(row, ticket.chain) for row, ticket in enumerate(self.running) if ticket in fresh] if fresh else []
         if rows:
             with self._forward.timed("prefill"):
                 self._forward.prefixes.keep(rows)
@@ -253,17 +253,27 @@ class Steps:
         self._counts["generated_tokens"] += len(tickets)
         tops: Sequence[Top | None] = drawn.top or [None] * len(tickets)
         for ticket, token, logprob, top in zip(tickets, drawn.ids, drawn.logprobs, tops, strict=True):
-            if logprob != logprob:
-                self._end(ticket, EngineFault("the model's scores are no numbers; its weights, or its dtype, cannot be right"))
-            elif ticket.take(token, logprob, top):
-                self._end(ticket, ticket.generated(self._tokenizer))
+            try:
+                if logprob != logprob:
+                    raise ValueError("the model's scores are no numbers; its weights, or its dtype, cannot be right")
+                if ticket.take(token, logprob, top):
+                    self._end(ticket, ticket.generated(self._tokenizer))
+            except Exception as error:
+                log.exception("a reply cannot go on")
+                self._end(ticket, _fault(error))
 
 
 def is_short(error: Exception) -> bool:
     """Whether an error tells that memory, of the computer or of its GPU, is used up."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in ("allocate memory", "not enough memory"))
+    return isinstance(error, RuntimeError) and any(
+        said in str(error) for said in ("allocate memory", "not enough memory", "ALLOC_FAILED")
+    )
+
+
+def _fault(error: Exception) -> EngineFault:
+    return EngineFault(f"the reply could not be computed ({type(error).__name__}: {error})")
 
 
 def _no_room(short: Short) -> EngineFault:

@@ -12,7 +12,7 @@ class StopTexts:
 
     def __init__(self, tokenizer: Any, texts: tuple[str, ...], *, skip_special_tokens: bool) -> None:
         """``tokenizer`` is the one of the ``tokenizers`` library."""
-        self._tokenizer, self._texts = tokenizer, texts
+        self._tokenizer, self._texts, self._skip = tokenizer, texts, skip_special_tokens
         self._stream = DecodeStream(skip_special_tokens=skip_special_tokens)
         self._back = max(map(len, texts)) - 1
         self.text = ""
@@ -20,7 +20,7 @@ class StopTexts:
 
     def take(self, token: int) -> bool:
         """Read one token more; whether a text that ends the reply is complete with it."""
-        piece = self._stream.step(self._tokenizer, token)
+        piece = self._step(token)
         if not piece:
             return False
         start = max(0, len(self.text) - self._back)
@@ -29,3 +29,11 @@ class StopTexts:
         if found:
             self.text = self.text[: min(found)[1]]  # that which is complete first
         return bool(found)
+
+    def _step(self, token: int) -> str | None:
+        try:
+            piece: str | None = self._stream.step(self._tokenizer, token)
+        except Exception:  # noqa: BLE001 - the library raises a bare one for bytes that its earlier guess does not begin
+            self._stream = DecodeStream(skip_special_tokens=self._skip)
+            piece = self._stream.step(self._tokenizer, token)
+        return piece
