@@ -32,6 +32,8 @@ from app.transfer.whole import fault
 
 OF_A_JOB: Final = ("job", "step", "job_event", "episode", "turn", "spend", "model_use", "adapter_version")
 """Tables that hold a job, in the order in which they are written. Its artifacts are looked at one by one."""
+JOB_COLUMN: Final = {"job": "id", "adapter_version": "line"}
+"""Column with the job's id, where it has another name than ``job_id``."""
 CHANGEABLE: Final = {
     "job": ("labels", "priority", "claimed_at", "event_seq"),
     "episode": ("scores",),
@@ -236,7 +238,7 @@ def _rows_of(store: Reader, table: str, job_id: str, damaged: Collection[str]) -
     """A job's rows of one table, without those of damaged episodes."""
     if table == "turn":
         return _turns(store, job_id, tables.columns_of("turn"), damaged)
-    rows = store.rows(table, column("id" if table == "job" else "job_id") == job_id)
+    rows = store.rows(table, column(JOB_COLUMN.get(table, "job_id")) == job_id)
     return (row for row in rows if row["id"] not in damaged) if table == "episode" else rows
 
 

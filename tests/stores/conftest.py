@@ -9,7 +9,8 @@ import pytest
 from data.flow import at_home, eval_tables, filter_tables, run_spec
 from stores.store_kit import Home
 
-from app import migrate
+from app import db, migrate
+from app.models import AdapterVersion, ModelUse
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,11 @@ def played_once(tmp_path_factory: pytest.TempPathFactory) -> Home:
         played = run_spec(eval_tables(seeds="0-1", max_turns=8))
         kept = run_spec(filter_tables(jobs=[played.id]))
         assert (played.state, kept.state) == ("succeeded", "succeeded"), (played.reason, kept.reason)
+        with db.writing() as session:  # as if a model had played, and an adapter of the job had been published
+            use = ModelUse(job_id=played.id, label="model:/tiny", base="/tiny", options={"max_loras": 4}, facts={"patch": 7})
+            session.add(use)
+            told = {"base": "/tiny", "path": "/versions/1", "sha256": "1" * 64, "state": "retired"}
+            session.add(AdapterVersion(line=played.id, version=1, published_at=1.0, **told))
     return Home(folder=folder, eval_id=played.id, filter_id=kept.id)
 
 

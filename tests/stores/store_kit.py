@@ -15,7 +15,8 @@ from app.transfer.tables import Reader
 from workers.rollout import actions, bring_in, envs
 
 KNOWN = tuple(envs.make("crafter", {}).actions)
-CONTENT = ("job", "step", "job_event", "episode", "turn", "frame", "text", "artifact", "spend")
+OF_JOBS = ("job", "step", "job_event", "episode", "turn", "artifact", "spend", "model_use", "adapter_version")
+CONTENT = (*OF_JOBS, "frame", "text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

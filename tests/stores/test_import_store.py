@@ -329,8 +329,9 @@ def test_a_store_of_the_first_release_comes_over(store: str, other: Home) -> Non
             source.execute(f"ALTER TABLE episode DROP COLUMN {column}")
         if "stored_at" in [row[1] for row in source.execute("PRAGMA table_info(frame)")]:
             source.execute("ALTER TABLE frame DROP COLUMN stored_at")
-        source.execute("DROP TABLE spend")
-        source.execute("DROP TABLE imported")
+        source.execute("ALTER TABLE step DROP COLUMN needs")
+        for table in ("spend", "imported", "endpoint", "model_use", "adapter_version", "adapter_hold"):
+            source.execute(f"DROP TABLE {table}")
         source.execute("UPDATE alembic_version SET version_num = '0001'")
     assert brought(other.db).exit_code == 0
     mine = sums()
