@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,11 @@ def write_adapters(model: Path, folder: Path, count: int) -> list[Path]:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen3VLForConditionalGeneration
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)
     target = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
     made = []
     for number in range(count):
@@ -114,7 +119,7 @@ def told(job_id: str) -> dict[str, Any]:
         "wrong version": sum(turn.policy_version not in wanted for turn in turns),
         "two versions in one episode": sum(len(each) > 1 for each in by_episode.values()),
         "turns by version": by_version,
-        "to live s": [version.live_at - version.published_at for version in versions if version.live_at],
+        "to live s": [v.live_at - v.published_at for v in versions if v.live_at and v.version > 1],
         "to retired s": [v.retired_at - v.draining_at for v in versions if v.retired_at and v.draining_at],
     }
 
@@ -134,7 +139,7 @@ def main() -> None:
     print(machine())
     at_once = given.rollout * given.in_flight
     wave = at_once * given.waves
-    given.episodes = wave * (given.swaps + 1)
+    given.episodes = wave * (given.swaps + 1) + at_once  # those of the last wave that began before the last swap
     with tiny(given.model) as model, scratch() as folder:
         adapters = write_adapters(model, folder, given.swaps + 1)
         assert len({hashlib.sha256((path / "adapter_model.safetensors").read_bytes()).digest() for path in adapters}) == len(

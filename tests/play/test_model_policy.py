@@ -347,6 +347,17 @@ def test_a_full_engine_is_given_time(engine: Engine) -> None:
     assert [turn.reply["notes"]["attempts"] for turn in turn_rows(episode(job_id).id)] == [3, 1, 1, 1]
 
 
+def test_where_one_engine_is_full_another_is_asked_at_once(engine: Engine) -> None:
+    with Engine() as full:
+        full.report()
+        engine.report(in_flight=9)
+        full.rule = lambda body: refuses(503, "queue full")
+        job_id = submit(seeds="0-3", episodes_per_step=4)
+        played(job_id)
+    assert len(engine.asked) == 16
+    assert 1 <= len(full.asked) <= 8
+
+
 def test_an_engine_that_stays_full_fails_the_episode_and_a_retry_plays_it(engine: Engine) -> None:
     rule = engine.rule
     engine.rule = lambda body: refuses(503, "queue full")

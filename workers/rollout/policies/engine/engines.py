@@ -96,6 +96,8 @@ class _Question:
     failures: int = 0
     is_missing: bool = False
     """The last endpoint did not know the model."""
+    is_full: bool = False
+    """The last endpoint had no room."""
     last: str = ""
 
     def told(self) -> str:
@@ -104,7 +106,7 @@ class _Question:
 
     def failed(self, why: str) -> None:
         """An engine had the request and failed. Raises EngineFailed once the request itself is held to be the reason."""
-        self.failures, self.is_missing, self.last = self.failures + 1, False, why
+        self.failures, self.is_missing, self.is_full, self.last = self.failures + 1, False, False, why
         if self.failures == MOST_FAILURES:
             raise EngineFailed(
                 f"a request for {self.use.served} failed {self.failures} times while an engine had it{self.told()}"
@@ -112,15 +114,11 @@ class _Question:
 
     def missing(self, why: str) -> None:
         """An endpoint did not have the model, though it said so: it has just lost it, or its worker is about to notice."""
-        self.is_missing, self.last = True, why
+        self.is_missing, self.is_full, self.last = True, False, why
 
-    async def pause(self, why: str, told_s: float | None) -> None:
-        """Let a full engine breathe. Raises EngineFailed when there is no time left for that."""
-        self.last = why
-        pause_s = backoff_s(self.attempts, 0.5) if told_s is None else told_s
-        if time.monotonic() + pause_s > self.until:
-            raise self.too_late("an engine")
-        await asyncio.sleep(pause_s)
+    def full(self, why: str) -> None:
+        """An endpoint had no room."""
+        self.is_missing, self.is_full, self.last = False, True, why
 
     def too_late(self, who: str) -> SynthqError:
         """Why the time is up."""
@@ -205,7 +203,8 @@ class Engines:
             refusal = Refusal.of(got.status, got.value, got.text, str)
             said = f"{endpoint.url} answered {problem or refusal}"
             if got.status in FULL:
-                await question.pause(said, got.retry_after_s)
+                question.full(said)
+                self._avoid(stay, backoff_s(question.attempts, 0.5) if got.retry_after_s is None else got.retry_after_s)
             elif got.status == MISSING:
                 question.missing(said)
                 self._fail(stay)
@@ -242,8 +241,8 @@ class Engines:
                 self._here[stay.endpoint.id] += 1
             elif now < question.until:
                 await asyncio.sleep(min(AVOID_S, question.until - now))
-            elif ready and question.is_missing:
-                raise question.too_late("an endpoint")
+            elif ready and (question.is_missing or question.is_full):
+                raise question.too_late("an engine")
             else:
                 raise Drain(f"no endpoint serves {stay.use.served} any more{question.told()}", pause_s=PAUSE_S)
         return stay.endpoint
@@ -262,17 +261,24 @@ class Engines:
         """Note that an endpoint failed, and leave it."""
         assert stay.endpoint is not None
         failed = stay.endpoint.id
+        pause_s = min(LONGEST_AVOID_S, AVOID_S * 2 ** self._failures[failed])
         if self._avoided.get(failed, 0.0) <= time.monotonic():  # of many that it fails at once, one counts
-            pause_s = min(LONGEST_AVOID_S, AVOID_S * 2 ** self._failures[failed])
-            self._avoided[failed] = time.monotonic() + pause_s
             self._failures[failed] += 1
+        self._avoid(stay, pause_s)
+
+    def _avoid(self, stay: Stay, pause_s: float) -> None:
+        """Leave an endpoint, and do not come back for a while."""
+        assert stay.endpoint is not None
+        avoided = stay.endpoint.id
+        if self._avoided.get(avoided, 0.0) <= time.monotonic():
+            self._avoided[avoided] = time.monotonic() + pause_s
         self._ready.clear()
         self.leave(stay)
 
     def _look(self, use: Use) -> list[Endpoint]:
         """The endpoints that serve a model, as the store has it or had it a moment ago."""
         seen_at, found = self._ready.get(use.label, (0.0, []))
-        if not found or time.monotonic() - seen_at > FRESH_S:
+        if time.monotonic() - seen_at > (FRESH_S if found else AVOID_S / 2):
             with db.reading() as session:
                 rows = endpoints.ready(session, use.base, use.adapter)
                 session.expunge_all()
