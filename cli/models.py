@@ -76,8 +76,8 @@ def _make(kind: str, directory: Path, seed: int, as_json: bool, *flags: str) -> 
 def export(ref: str, directory: Path, merge: bool, base: str | None, as_json: bool) -> None:
     """Write the model REF to DIR as a folder of its own.
 
-    REF is a folder or a hub id. DIR must be empty or not there yet, and gets a file synthq.json that tells where the model comes
-    from.
+    REF is a folder, a hub id, or the id of an artifact in the store of this machine. DIR must be empty or not there yet, and gets
+    a file synthq.json that tells where the model comes from.
     """
     flags = [*(["--merge"] if merge else []), *(["--base", base] if base is not None else []), *(["--json"] if as_json else [])]
     become("workers.model.export", *flags, "--", ref, str(directory))

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from core.kit import submit_noop
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
-from app import model_folder, weights
-from app.errors import BadFlag, BadModel, InvalidInput
+from app import db, model_folder, weights
+from app.errors import ArtifactNotFound, BadFlag, BadModel, InvalidInput
+from app.models import Artifact
+from app.settings import get_settings
 from workers.model.export import export
 
 TARGETS = r"^.*language_model.*\.(q|k|v|o|gate|up|down)_proj$"
@@ -186,3 +189,21 @@ def test_a_folder_with_anything_in_it_is_left_as_it_is(tiny_model: Path, adapter
     with pytest.raises(InvalidInput, match="is not empty"):
         export(str(tiny_model), adapter)
     assert sorted(path.name for path in adapter.iterdir()) == before
+
+
+def test_an_artifact_is_exported_by_its_id(adapter: Path, tmp_path: Path, sqlite_store: str) -> None:
+    job = submit_noop().id
+    about: dict[str, Any] = {"job_id": job, "step_id": "s", "sha256": "0" * 64, "bytes": 1, "created_at": 1.0}
+    shutil.copytree(adapter, Path(get_settings().artifacts) / job / "lora")
+    (Path(get_settings().artifacts) / job / "stats.json").write_text("{}")
+    with db.writing() as session:
+        session.add(Artifact(id="art_000000000000", kind="adapter", name="lora", path=f"{job}/lora", **about))
+        session.add(Artifact(id="art_000000000001", kind="report", name="stats.json", path=f"{job}/stats.json", **about))
+    done = export("art_000000000000", tmp_path / "copy")
+    assert done.sha256 == model_folder.adapter_sha256(adapter)
+    assert json.loads((done.path / "synthq.json").read_text())["source"] == "art_000000000000"
+    assert export("art_000000000000", tmp_path / "merged", merge=True).kind == "merged"
+    with pytest.raises(BadModel, match="artifact art_000000000001 is a report, and no folder"):
+        export("art_000000000001", tmp_path / "other")
+    with pytest.raises(ArtifactNotFound, match="no artifact matches 'art_000000000002'"):
+        export("art_000000000002", tmp_path / "other")

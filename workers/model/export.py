@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from app import engines, model_folder, weights
+from app import artifacts, db, engines, model_folder, weights
 from app.command_line import Tick, counted, meter, no_tick, out, out_json, size, told
 from app.errors import BadFlag, BadModel, NotHere
 from app.model_folder import AdapterFolder, BaseFolder
+from app.specs.engine import ARTIFACT_ID
+from app.store import traces
 from workers.model.folder import LINEAGE, whole, write_json
 
 TIED: Final = frozenset({"lm_head", "embed_tokens"})
@@ -47,12 +49,9 @@ def export(ref: str, directory: Path, *, merge: bool = False, base: str | None =
     """Write the model that ``ref`` names to ``directory``, whole or not at all.
 
     ``merge`` makes one whole model of an adapter and its base, which is the one that the adapter's config names unless
-    ``base`` names another. ``tick`` is told of every file. Raises BadModel, InvalidInput and Unavailable.
+    ``base`` names another. ``tick`` is told of every file. Raises BadModel, ArtifactNotFound, InvalidInput and Unavailable.
     """
-    from workers.model.loading import find
-
-    path = find(ref)
-    folder = model_folder.read(path)
+    folder = model_folder.read(_find(ref))
     if not merge:
         if base is not None:
             raise BadFlag(f"--base {base} is for merging; add --merge, or leave it out")
@@ -62,7 +61,21 @@ def export(ref: str, directory: Path, *, merge: bool = False, base: str | None =
     onto = base or folder.base
     if not onto:
         raise BadModel(f"{ref} does not name the model that it was trained on; say which with --base")
-    return _merged(ref, folder, onto, find(onto), directory, tick)
+    return _merged(ref, folder, onto, _find(onto), directory, tick)
+
+
+def _find(ref: str) -> Path:
+    """The folder that a ref names: a folder, a hub id, or the id of an artifact in the store of this machine."""
+    from workers.model.loading import find
+
+    if not ARTIFACT_ID.fullmatch(ref):
+        return find(ref)
+    with db.reading() as session:
+        row = traces.artifact(session, ref)
+    folder = artifacts.folder_of(row)
+    if folder is None:
+        raise BadModel(f"artifact {ref} is a {row.kind}, and no folder that is mounted here; a model is a folder")
+    return folder.absolute()
 
 
 def _copied(ref: str, folder: BaseFolder | AdapterFolder, directory: Path, tick: Tick) -> Exported:
