@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from app import model_folder
 from app.engines import choose
 from app.errors import BadFlag, BadModel, Conflict, InvalidInput, NotFound, SynthqError
-from app.model_folder import adapter_sha256
 from app.settings import get_settings
 from app.specs.engine import VllmTable
 from workers.inference import engines
@@ -267,7 +267,7 @@ class Served:
 
 def _checked_sha256(name: str, path: str) -> str:
     """The sha256 of the adapter in a folder. Raises BadModel when it is not the one that its served name was made from."""
-    sha256 = adapter_sha256(Path(path))
+    sha256 = model_folder.adapter_sha256(Path(path))
     if name.startswith(FIXED) and not sha256.startswith(name.removeprefix(FIXED)):
         raise BadModel(f"the adapter in {path} was changed after its job was submitted (its sha256 is {sha256[:16]}... now)")
     return sha256
@@ -280,6 +280,8 @@ def serve(model: Model, *, wake: Callable[[], None]) -> Served:
     """
     settings = get_settings()
     engine = engines.make(choose(model.engine))
+    if model.base.startswith("/"):
+        model_folder.read(Path(model.base))  # an engine would take seconds to find out what is wrong with it
     try:
         port = free_port(settings.engine_host)
     except OSError as error:
