@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -18,7 +17,10 @@ import pytest
 from core.kit import until
 from server_kit import Serving, asked, endless
 
+from app.errors import Conflict, SynthqError
 from app.supervisor.state import identity
+from workers.inference.server import options
+from workers.inference.server.__main__ import listen
 
 pytestmark = [pytest.mark.integration, pytest.mark.vision]
 
@@ -176,35 +178,35 @@ def test_it_dies_with_the_process_that_holds_it(tiny_model: Path) -> None:
         until(lambda: identity(pid) is None, 5, "the server is gone")
 
 
+def test_what_is_no_model_ends_it_with_a_sentence() -> None:
+    argv = [sys.executable, "-m", "workers.inference.server", "--model", "/nowhere/model"]
+    ran = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("Error: ")
+    assert "/nowhere/model" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
-        (["--model", "/nowhere/model"], 2, "/nowhere/model"),
-        (
-            ["--model", "m", "--host", "0.0.0.0"],
-            2,
-            "--host 0.0.0.0 is open to others and the engine has no key; set SYNTHQ_ENGINE_KEY",
-        ),
-        (["--model", "m", "--port", "70000"], 5, "port 70000 of 127.0.0.1 cannot be had"),
-        (["--model", "m", "--max-num-seqs", "0"], 2, "--max-num-seqs 0: input should be greater than or equal to 1"),
-        (["--model", "m", "--limit-images", "-1"], 2, "--limit-images -1: must be 0 or more"),
+        (["--host", "0.0.0.0"], 2, "--host 0.0.0.0 is open to others and the engine has no key; set SYNTHQ_ENGINE_KEY"),
+        (["--host", "no.such.host.invalid"], 2, "--host no.such.host.invalid is open to others and the engine has no key"),
+        (["--port", "70000"], 5, "port 70000 of 127.0.0.1 cannot be had"),
+        (["--max-num-seqs", "0"], 2, "--max-num-seqs 0: input should be greater than or equal to 1"),
+        (["--limit-images", "-1"], 2, "--limit-images -1: must be 0 or more"),
     ],
 )
-def test_what_cannot_be_served_is_told_in_a_sentence(flags: list[str], code: int, said: str) -> None:
-    ran = subprocess.run([sys.executable, "-m", "workers.inference.server", *flags], capture_output=True, text=True, check=False)
-    assert ran.returncode == code
-    assert ran.stderr.startswith("Error: ")
-    assert said in ran.stderr
-    assert "Traceback" not in ran.stderr
-    assert ran.stdout == ""
+def test_what_cannot_be_is_told_before_anything_is_loaded(flags: list[str], code: int, said: str) -> None:
+    with pytest.raises(SynthqError) as refused:
+        listen(options.parse(["--model", "m", *flags])).close()
+    assert said in str(refused.value)
+    assert refused.value.exit_code == code
 
 
-def test_a_taken_port_is_told(own_home: Path) -> None:
+def test_a_taken_port_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        argv = [sys.executable, "-m", "workers.inference.server", "--model", "m", "--port", port]
-        ran = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ})
-    assert (ran.returncode, ran.stderr) == (
-        5,
-        f"Error: port {port} of 127.0.0.1 cannot be had (Address already in use); --port 0 takes any free one\n",
-    )
+        with pytest.raises(Conflict) as refused:
+            listen(options.parse(["--model", "m", "--port", port])).close()
+    assert str(refused.value) == f"port {port} of 127.0.0.1 cannot be had (Address already in use); --port 0 takes any free one"

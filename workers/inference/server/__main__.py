@@ -13,7 +13,8 @@ from types import FrameType
 
 import uvicorn
 
-from app.errors import BadFlag, Conflict, SynthqError
+from app.engines import TRANSFORMERS, why_not
+from app.errors import BadFlag, Conflict, NotHere, SynthqError
 from app.logs import set_up_logging
 from app.settings import get_settings
 from workers.inference.server.app import create_app
@@ -93,6 +94,8 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _end)  # until the server has its own
     try:
         options = parse(argv)
+        if missing := why_not(TRANSFORMERS):
+            raise NotHere(f"no model can be served here: {missing}")
         set_up_logging()
         listening = listen(options)
     except SynthqError as error:

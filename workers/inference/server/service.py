@@ -25,8 +25,8 @@ log = logging.getLogger("synthq.engine")
 Result = Generated | Exception
 LEAST_MOST: Final = 256
 """Requests that one body may always hold: as many as one play step has episodes under way."""
-READ_AT_ONCE: Final = 8
-"""Requests of one body that are read before others get their turn."""
+READ_AT_ONCE: Final = 64
+"""Requests of one body that are read, in another thread, before any of them is submitted: the engine begins with a full batch."""
 
 
 class Service:
@@ -55,9 +55,10 @@ class Service:
             if not answered.done():
                 raise Gone
             return self._answer(ask, answered.result(), began)
-        except SynthqError as error:
-            if not isinstance(error, Gone):
-                self._figures.refused(status_of(error))
+        except Gone:
+            raise
+        except Exception as error:
+            self._figures.refused(status_of(error))
             raise
         finally:
             leaving.cancel()
@@ -68,7 +69,8 @@ class Service:
         """A line for each request as soon as it is done, lines that are there at once in one piece."""
         self._figures.batch(len(bodies))
         began = time.perf_counter()
-        waiting: dict[int, tuple[Ask, Ticket]] = {}
+        asks: dict[int, Ask] = {}
+        waiting: dict[int, Ticket] = {}
         done: list[tuple[int, Result]] = []
         some = asyncio.Event()
 
@@ -80,28 +82,43 @@ class Service:
             return receive
 
         def lines() -> bytes:
-            told = [self._line(index, waiting.pop(index, None), result, began) for index, result in done]
+            told = [self._line(index, asks.pop(index, None), result, began) for index, result in done]
+            for index, _ in done:
+                waiting.pop(index, None)
             done.clear()
             some.clear()
             return b"".join(told)
 
         try:
-            for index, body in enumerate(bodies):
-                try:
-                    ask = self._reader.read(body)
-                    waiting[index] = ask, self._submit(ask, receiver(index))
-                except Exception as error:  # noqa: BLE001 - one request must not spoil the others; the line tells it
-                    receiver(index)(error)
-                if index % READ_AT_ONCE == READ_AT_ONCE - 1:
-                    await asyncio.sleep(0)
-                    if done:
-                        yield lines()
+            for first in range(0, len(bodies), READ_AT_ONCE):
+                some_read = await asyncio.to_thread(self._read, bodies[first : first + READ_AT_ONCE])
+                for index, ask in enumerate(some_read, first):
+                    receive = receiver(index)
+                    try:
+                        if isinstance(ask, Exception):
+                            raise ask
+                        asks[index], waiting[index] = ask, self._submit(ask, receive)
+                    except Exception as error:  # noqa: BLE001 - one request must not spoil the others; the line tells it
+                        receive(error)
+                if done:
+                    yield lines()
             while waiting or done:
                 await some.wait()
                 yield lines()
         finally:
-            for _, ticket in waiting.values():
+            for ticket in waiting.values():
                 self._cancel(ticket)
+
+    def _read(self, bodies: list[Any]) -> list[Ask | Exception]:
+        """Requests, or what is wrong with them."""
+
+        def read(body: Any) -> Ask | Exception:
+            try:
+                return self._reader.read(body)
+            except Exception as error:  # noqa: BLE001 - as above
+                return error
+
+        return [read(body) for body in bodies]
 
     def _submit(self, ask: Ask, receive: Callable[[Result], None]) -> Ticket:
         return self.core.submit(ask.prompt, ask.sampling, ask.model, lambda result: self._mailbox.post(receive, result))
@@ -110,21 +127,20 @@ class Service:
         self.core.cancel(ticket)
         self._figures.cancelled()
 
-    def _answer(self, ask: Ask, result: Result, began: float) -> bytes:
-        """The body of an answer. Raises what the engine gave in place of a reply."""
+    def _answer(self, ask: Ask | None, result: Result, began: float) -> bytes:
+        """The body of an answer. Raises what there is in place of a reply; ``ask`` is None only then."""
         if isinstance(result, Exception):
             raise result
+        assert ask is not None
         replied = time.perf_counter()
         body = encode(self._teller.tell(ask, result))
         now = time.perf_counter()
         self._figures.served(ask, result, answer_s=now - replied, whole_s=now - began)
         return body
 
-    def _line(self, index: int, asked: tuple[Ask, Ticket] | None, result: Result, began: float) -> bytes:
+    def _line(self, index: int, ask: Ask | None, result: Result, began: float) -> bytes:
         try:
-            if asked is None:
-                raise result if isinstance(result, Exception) else AssertionError("a reply to nothing")
-            status, body = 200, self._answer(asked[0], result, began)
+            status, body = 200, self._answer(ask, result, began)
         except Exception as error:  # as above
             status, body = status_of(error), encode(problem(error))
             self._figures.refused(status)
