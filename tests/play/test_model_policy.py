@@ -447,6 +447,23 @@ def test_engines_that_go_in_the_middle_cost_no_turn() -> None:
     assert len(other.asked) == 80 - before, "no turn is asked for that was stored"
 
 
+def test_an_engine_that_is_gone_while_the_store_still_names_it_fails_no_episode(engine: Engine) -> None:
+    job_id = submit(seeds="0-3", max_turns=20, episodes_per_step=4, policy_config={"deadline_s": 3})
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work, 1)
+        until(lambda: len(engine.asked) > 20, 30, "play is under way")
+        engine.kill()
+        working.result(30)
+    assert {row.state for row in episodes(job_id).values()} == {"running"}
+    (step,) = play_steps(job_id)
+    assert (step.state, step.attempt) == ("queued", 0)
+
+
+def test_a_key_that_does_not_fit_says_which(engine: Engine) -> None:
+    engine.rule = lambda body: refuses(401, "no key")
+    assert "SYNTHQ_ENGINE_KEY must be the same where" in str(finish(submit()).reason)
+
+
 def test_an_engine_that_hangs_is_left_when_its_endpoint_is_given_up() -> None:
     wanted = reference()
     with Engine() as one, Engine() as two, ThreadPoolExecutor(1) as pool:

@@ -39,6 +39,7 @@ MOST_FAILURES: Final = 5
 FULL: Final = frozenset({429, 503})
 """Statuses of an engine that has no room at present."""
 MISSING: Final = 404
+SAME_KEY: Final = "SYNTHQ_ENGINE_KEY must be the same where rollout workers and inference workers run"
 TOGETHER: Final = frozenset({"transformers"})
 """Engines that take many requests as one."""
 
@@ -111,6 +112,10 @@ class _Question:
             raise EngineFailed(
                 f"a request for {self.use.served} failed {self.failures} times while an engine had it{self.told()}"
             )
+
+    def away(self, why: str) -> None:
+        """An endpoint was not there: its engine has ended, and its worker or its last heartbeat is about to tell."""
+        self.is_missing, self.is_full, self.last = False, False, why
 
     def missing(self, why: str) -> None:
         """An endpoint did not have the model, though it said so: it has just lost it, or its worker is about to notice."""
@@ -187,7 +192,8 @@ class Engines:
             try:
                 got = await self._answer(endpoint, question, body)
             except Lost as lost:
-                question.failed(f"{endpoint.url} gave no answer: {lost}")
+                said = f"{endpoint.url} gave no answer: {lost}"
+                question.failed(said) if lost.sent else question.away(said)
                 self._fail(stay)
                 continue
             problem = fault(got.value) if got.status == 200 else None
@@ -212,7 +218,8 @@ class Engines:
                 question.failed(said)
                 self._fail(stay)
             else:
-                raise EngineRefused(f"{endpoint.url} refuses {stay.use.served}: {refusal}")
+                hint = f"; {SAME_KEY}" if got.status in (401, 403) else ""
+                raise EngineRefused(f"{endpoint.url} refuses {stay.use.served}: {refusal}{hint}")
 
     async def _answer(self, endpoint: Endpoint, question: _Question, body: Mapping[str, Any]) -> Got:
         """What an endpoint answers. Raises Lost, also for one that the store gives up meanwhile, and EngineFailed too late."""

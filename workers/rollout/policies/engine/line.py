@@ -30,6 +30,11 @@ MOST_LINE_BYTES: Final = 64 * 1024 * 1024
 class Lost(Exception):
     """The line broke, or was never there, so that no answer comes. Stays inside this package."""
 
+    def __init__(self, why: str, *, sent: bool = True) -> None:
+        super().__init__(why)
+        self.sent = sent
+        """The engine may have had the request."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Got:
@@ -54,9 +59,9 @@ class _Waiting:
             ms = (time.monotonic() - self.since) * 1e3
             self.answer.set_result(Got(status=status, value=value, text=text, retry_after_s=retry_after_s, latency_ms=ms))
 
-    def lost(self, why: str) -> None:
+    def lost(self, why: Lost) -> None:
         if not self.answer.done():
-            self.answer.set_exception(Lost(why))
+            self.answer.set_exception(why)
 
 
 class Line:
@@ -119,12 +124,12 @@ class Line:
         try:
             response = await self._http.post(url + CHAT, json=waiting.body)
         except (httpx.HTTPError, httpx.StreamError) as error:
-            waiting.lost(_told(error))
+            waiting.lost(_lost(error))
             return
         waiting.got(response.status_code, _read(response.content), response.text, _retry_after_s(response))
 
     async def _many(self, url: str, asked: list[_Waiting]) -> None:
-        why = "the answer ended before everything in it was told"
+        why = Lost("the answer ended before everything in it was told")
         try:
             whole = {"requests": [each.body for each in asked]}
             async with self._http.stream("POST", url + BATCH, json=whole) as response:
@@ -138,7 +143,7 @@ class Line:
                         raise httpx.DecodingError("a line of the answer is not of its form")
                     asked[told["index"]].got(told.get("status", 200), told.get("body"), line.decode("utf-8", "replace"))
         except (httpx.HTTPError, httpx.StreamError) as error:
-            why = _told(error)
+            why = _lost(error)
         for each in asked:
             each.lost(why)
 
@@ -173,5 +178,6 @@ def _retry_after_s(response: httpx.Response) -> float | None:
         return None
 
 
-def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _lost(error: Exception) -> Lost:
+    sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+    return Lost(str(error) or type(error).__name__, sent=sent)
