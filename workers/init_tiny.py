@@ -137,10 +137,10 @@ def _run(given: argparse.Namespace) -> int:
 
 def _make(given: argparse.Namespace) -> Made:
     """Check what is asked for, gather the texts, make the model. The last two show how far they are."""
-    from workers.model import new
-
     directory = given.directory.expanduser().absolute()
     check_free(directory)
+    from workers.model import new
+
     plan = _plan(given)
     with meter("playing for texts", total=SEEDS * len(kinds())) as tick:
         gathered = list(texts(tick=tick))

@@ -65,7 +65,7 @@ def test_a_verb_becomes_its_program_with_its_flags(
 
 def test_a_tiny_model_is_made_and_exported_by_the_command(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
-    made = program("models", "init-tiny", str(folder))
+    made = program("models", "init-tiny", str(folder), timeout=200)
     assert made.code == 0, made.err
     assert "parameters with random weights" in made.out
     assert "a frame of 63 x 63 pixels is 9 image tokens" in made.out
@@ -73,7 +73,7 @@ def test_a_tiny_model_is_made_and_exported_by_the_command(tmp_path: Path) -> Non
     again = program("models", "init-tiny", str(folder))
     assert (again.code, again.out) == (2, "")
     assert again.err == f"Error: {folder} is not empty; name a folder that is, or one that is not there yet\n"
-    copied = program("models", "export", str(folder), str(tmp_path / "copy"), "--json")
+    copied = program("models", "export", str(folder), str(tmp_path / "copy"), "--json", timeout=200)
     assert copied.code == 0, copied.err
     assert copied.json["kind"] == "base"
     assert copied.json["sha256"] in made.out

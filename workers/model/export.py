@@ -66,7 +66,7 @@ def export(ref: str, directory: Path, *, merge: bool = False, base: str | None =
 
 def _find(ref: str) -> Path:
     """The folder that a ref names: a folder, a hub id, or the id of an artifact in the store of this machine."""
-    from workers.model.loading import find
+    from workers.model.hub import find
 
     if not ARTIFACT_ID.fullmatch(ref):
         return find(ref)
