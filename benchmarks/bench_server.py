@@ -169,9 +169,7 @@ def measure(given: argparse.Namespace, model: str) -> dict[str, Any]:
     engine, figures = Engine(model), {}
     asked = bodies(model, given.rules, given.reply)
     prompt = len(engine.built.reader.read(next(asked)).prompt.ids)
-    print(
-        f"prompt of {prompt} tokens, a picture of {SIDE} x {SIDE} in it; reply of {given.reply}; threads of torch: {given.threads}"
-    )
+    print(f"prompt of {prompt} tokens with a picture of {SIDE} x {SIDE}; reply of {given.reply}; torch threads: {given.threads}")
     with served(model) as server:
         ways = {"engine": engine, "single": server.single, "batch": server.batch}
         for at_once in AT_ONCE:
