@@ -25,9 +25,6 @@ GIB: Final = 1024**3
 CPU_SHARE: Final = 0.25
 """Most of a machine's memory for keys and values, where there is no GPU."""
 CPU_LEAST: Final = GIB // 4
-CPU_SPARE_SLOTS: Final = 1
-"""Its CPU code (0.32) gives prompts of the base what is in the last slot when prompts of adapters are computed beside them. With
-one slot more than adapters that is nothing."""
 KV_ROOM: Final = "VLLM_CPU_KVCACHE_SPACE"
 """vLLM's own variable, whole GiB. Who sets it has the say."""
 
@@ -44,7 +41,6 @@ class Vllm:
         if python is None:
             raise NotHere(f"engine {self.name} cannot be started here: {engines.why_not(self.name)}")
         table, facts, gpus = VllmTable.model_validate(options), _facts(base), engines.gpus()
-        slots = table.max_loras + (0 if gpus else CPU_SPARE_SLOTS)
         flags: dict[str, Any] = {
             "model": base,
             "served-model-name": base,
@@ -57,8 +53,8 @@ class Vllm:
             "chat-template-content-format": "openai",  # where it takes it for another, pictures go before all text
             "generation-config": "vllm",  # else the model's own defaults of top_p and the like come in unasked
             "max-lora-rank": _rank(table.max_lora_rank),
-            "max-loras": slots,
-            "max-cpu-loras": 2 * slots,  # those that go out stay at hand while episodes finish on them
+            "max-loras": table.max_loras,
+            "max-cpu-loras": 2 * table.max_loras,  # those that go out stay at hand while episodes finish on them
             "dtype": "float32" if table.dtype == "auto" and not gpus else table.dtype,
         }
         if gpus:
