@@ -33,7 +33,7 @@ LEAD_S = 15.0
 """How long a lead lasts without being renewed; another scheduler takes over after it."""
 SHORTEST_ROUND_S = 0.01
 """Nudges that come closer together than this are answered together."""
-TEND_S = 0.1
+TEND_S = 0.25
 """Shortest time between two looks at what serves models, however many nudges come."""
 
 
