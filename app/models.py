@@ -281,6 +281,8 @@ class TurnRow(SQLModel, table=True):
     policy_version: str = ""
     state_sha256: str | None = None
     timings: dict[str, float] = Field(sa_column=Column(Json, nullable=False))
+    """Milliseconds by part, none in two: ``frame``, ``prompt``, ``policy``, ``env``; of a served model also ``http``, ``queue``,
+    ``processor``, ``prefill`` and ``decode``."""
     prompt_ids: list[int] | None = Field(default=None, sa_column=Column(Json))
     output_ids: list[int] | None = Field(default=None, sa_column=Column(Json))
     logprobs: list[float] | None = Field(default=None, sa_column=Column(Json))
