@@ -91,6 +91,12 @@ class Asking(threading.Thread):
     def run(self) -> None:
         self.answer = self._desk.ask(self._body)
 
+    def status(self) -> int:
+        """The status of its answer, waited for."""
+        self.join(60)
+        assert self.answer is not None, "it has no answer"
+        return self.answer.status_code
+
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +146,9 @@ def served_by(desk: Desk, adapter: str | None = None) -> str:
 
 @pytest.mark.vision
 @pytest.mark.integration
-def test_it_serves_what_is_desired_and_follows_when_that_changes(desk: Desk, tiny_model: Path, adapters: list[Path]) -> None:
+def test_it_serves_what_is_desired_follows_when_that_changes_and_ends_when_nothing_is(
+    desk: Desk, tiny_model: Path, adapters: list[Path]
+) -> None:
     assert (desk.row.state, desk.row.base, desk.row.engines[0]) == (EndpointState.STARTING, "", "transformers")
 
     desk.want(tiny_model, {"one": adapters[0]}, max_num_seqs=8)
@@ -214,37 +222,48 @@ def test_what_cannot_be_served_is_told_by_name_and_holds_up_nothing_else(
     assert desk.row.state == EndpointState.READY
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests may take longer than usual, for other tests run beside them."""
+    monkeypatch.setattr(supervisor, "LEAVE_S", 60.0)
+
+
 @pytest.mark.vision
 @pytest.mark.integration
-def test_no_request_is_cut_off_by_an_adapter_that_goes_another_model_or_the_end(
-    desk: Desk, looked_after: supervisor.Supervisor, tiny_model: Path, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("patient")
+def test_no_request_is_cut_off_by_an_adapter_that_goes_or_by_another_model(
+    desk: Desk, tiny_model: Path, adapters: list[Path]
 ) -> None:
-    monkeypatch.setattr(supervisor, "LEAVE_S", 60.0)  # the request takes longer than usual where other tests run beside it
     desk.want(tiny_model, {"one": adapters[0]}, max_num_seqs=4)
     desk.wait(EndpointState.READY, tiny_model)
     until(lambda: desk.row.adapters, 20, "its adapter is loaded")
     first = desk.asking(endless(150, model="one"))
     desk.want(tiny_model, max_num_seqs=4)
-    until(lambda: not desk.row.adapters, 30, "the adapter is unloaded")
-    first.join(5)
-    assert first.answer is not None
-    assert first.answer.status_code == 200
+    until(lambda: not desk.row.adapters, 60, "the adapter is unloaded")
+    assert first.status() == 200
 
-    second = desk.asking(endless(150))
+    second, before = desk.asking(endless(150)), engines_of(tiny_model)
     desk.want(tiny_model, max_num_seqs=2)
     until(lambda: desk.row.state == EndpointState.STARTING, 10, "nobody is sent there any more")
-    second.join(60)
-    assert second.answer is not None
-    assert second.answer.status_code == 200
-    until(lambda: desk.row.capacity == 2, UP_S, "it is served in the other way")
+    assert second.status() == 200
+    until(lambda: engines_of(tiny_model) - before, 20, "another engine comes up")
+    assert not engines_of(tiny_model) & before
 
-    third = desk.asking(endless(150))
-    url = desk.row.url
+
+@pytest.mark.vision
+@pytest.mark.integration
+@pytest.mark.usefixtures("patient")
+def test_at_the_end_it_is_out_of_use_at_once_and_answers_what_it_was_asked(
+    desk: Desk, looked_after: supervisor.Supervisor, tiny_model: Path
+) -> None:
+    desk.want(tiny_model)
+    url = desk.wait(EndpointState.READY, tiny_model).url
+    asking = desk.asking(endless(150))
+
     looked_after.drain()
-    until(lambda: not live(), 10, "it is out of use before it ends")
-    third.join(60)
-    assert third.answer is not None
-    assert third.answer.status_code == 200
+
+    until(lambda: not live(), 10, "it is out of use")
+    assert asking.status() == 200
     looked_after.stop()
     assert not engines_of(tiny_model)
     with pytest.raises(httpx.TransportError):
@@ -306,7 +325,7 @@ def test_a_worker_is_seen_by_its_role_and_leaves_nothing_behind_however_it_ends(
 
     running = worker()
     desk.want(tiny_model)
-    desk.wait(EndpointState.READY, tiny_model)
+    until(lambda: engines_of(tiny_model), 20, "an engine comes up")
 
     running.kill()
 
