@@ -142,5 +142,5 @@ class Turn:
     state_sha256: str | None
     """Hash of the environment's state before the turn; None where the environment has none."""
     timings: Mapping[str, float]
-    """Milliseconds by part: ``frame``, ``prompt``, ``policy``, ``env``; and those parts of a policy's time that it tells apart, which
-    are then not in ``policy``: ``http``, ``queue``, ``processor``, ``prefill``, ``decode`` of an engine."""
+    """Milliseconds by part: ``frame``, ``prompt``, ``policy``, ``env``; and those parts of a policy's time that it tells apart,
+    which are then not in ``policy``: ``http``, ``queue``, ``processor``, ``prefill``, ``decode`` of an engine."""
