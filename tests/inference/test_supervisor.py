@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -350,6 +351,15 @@ def test_an_engine_open_to_others_wants_a_key(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SYNTHQ_ENGINE_KEY", "of the test")
     get_settings.cache_clear()
     supervisor.make(WORKER)
+
+
+def test_a_worker_loads_no_torch_itself() -> None:
+    heavy = "{'torch', 'transformers', 'peft', 'vllm', 'fastapi'}"
+    probe = f"import sys, workers.main, workers.tasks, workers.inference.supervisor; print(*({heavy} & set(sys.modules)))"
+
+    ran = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+
+    assert ran.stdout.split() == []
 
 
 def test_an_inference_worker_has_one_slot(tmp_path: Path) -> None:
