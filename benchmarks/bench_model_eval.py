@@ -1,6 +1,6 @@
 """Turns per second of an eval whose policy is a served model, and where each millisecond goes.
 
-    python -m benchmarks.bench_model_eval [--model DIR] [--rollout 2] [--episodes 48] [--turns 60] [--in-flight 16] [--rounds 3]
+    python -m benchmarks.bench_model_eval [--model DIR] [--rollout 2] [--episodes 64] [--turns 60] [--in-flight 16] [--rounds 3]
     python -m benchmarks.bench_model_eval --modes
 
 The whole system by `synthq up`: one inference worker with its engine, rollout workers, SQLite. A first job loads the model and
@@ -36,6 +36,7 @@ def table(model: str, given: argparse.Namespace, **config: Any) -> dict[str, Any
         "reply_format": "text",
         "env_config": {"image_size": given.frame_px},
         "episodes_in_flight": given.in_flight,
+        "episodes_per_step": given.in_flight,
         "policy_config": SHORT | config,
     }
 
@@ -107,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a folder; no value: a new tiny model")
     parser.add_argument("--rollout", type=int, default=2, help="rollout workers")
-    parser.add_argument("--episodes", type=int, default=48)
+    parser.add_argument("--episodes", type=int, default=64)
     parser.add_argument("--turns", type=int, default=60, help="turns of an episode")
     parser.add_argument("--in-flight", type=int, default=16, help="episodes under way at once in one worker")
     parser.add_argument("--frame-px", type=int, default=63)

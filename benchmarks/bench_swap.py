@@ -146,8 +146,7 @@ def main() -> None:
             adapters
         )
         with up(rollout=given.rollout, inference=given.inference) as system:
-            asked = table(str(model), given) | {"episodes_per_step": given.in_flight}
-            job_id = submit(system, str(model), asked)
+            job_id = submit(system, str(model), table(str(model), given))
             publish(job_id, str(model), adapters[0], timeout_s=120)
             for number, path in enumerate(adapters[1:], start=1):
                 until(lambda n=number: played(job_id)[1] >= n * wave, f"wave {number} is played", 300, every_s=0.05)
