@@ -27,7 +27,7 @@ from workers.inference.engines.probe import probe
 from workers.rollout import prompts
 from workers.rollout.actions import parse
 from workers.rollout.policies.engine import answer
-from workers.transport.generate import BATCH, neutral_message, sampled
+from workers.transport.generate import BATCH, neutral_message, salt, sampled
 
 Body = dict[str, Any]
 Said = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]
@@ -63,7 +63,7 @@ class Subject:
 
     def ask(self, body: Body) -> dict[str, Any]:
         """One answer."""
-        return self.admin.complete({"model": self.base, **body}, timeout_s=120.0)
+        return self.admin.complete(self._whole(body), timeout_s=120.0)
 
     def said(self, body: Body) -> Said:
         """Ids and log-probabilities of one answer."""
@@ -76,11 +76,15 @@ class Subject:
 
     def in_one_body(self, bodies: Sequence[Body]) -> list[Said]:
         """Answers to requests that came as one."""
-        whole = {"requests": [{"model": self.base, **body} for body in bodies]}
+        whole = {"requests": [self._whole(body) for body in bodies]}
         lines = httpx.post(self.admin.url + BATCH, json=whole, timeout=120.0, trust_env=False).text.splitlines()
         told = sorted(map(json.loads, lines), key=lambda line: line["index"])
         assert [line["status"] for line in told] == [200] * len(bodies), told
         return [sampled(line["body"]) for line in told]
+
+    def _whole(self, body: Body) -> Body:
+        named = {"model": self.base, **body}
+        return {"cache_salt": salt(named["model"]), **named}
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from workers.rollout.policies import wire
 from workers.rollout.policies.engine import engines as engines_module
 from workers.rollout.policies.engine.line import Line, Lost
 from workers.runner import drain_file
+from workers.transport.generate import salt
 
 pytestmark = pytest.mark.usefixtures("sqlite_store", "quick")
 
@@ -102,8 +103,8 @@ def test_the_body_asks_for_everything_that_training_needs(engine: Engine) -> Non
         played(job_id)
     (asked,) = engine.asked
     wanted = {
-        "model": BASE, "cache_salt": BASE, "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "logprobs": True, "top_logprobs": 0,
-        "return_token_ids": True, "skip_special_tokens": False, "stream": False, "tool_choice": "none",
+        "model": BASE, "cache_salt": salt(BASE), "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "logprobs": True,
+        "top_logprobs": 0, "return_token_ids": True, "skip_special_tokens": False, "stream": False, "tool_choice": "none",
     }  # fmt: skip
     assert {key: asked.body[key] for key in wanted} == wanted
     assert asked.key == "Bearer engine-key"
@@ -184,7 +185,8 @@ def test_an_adapter_is_asked_for_by_its_name_and_goes_on_record_with_its_hash() 
         engine.report()
         job_id = submit("model:/adapters/one", adapter=name, sha256=sha256, max_turns=2)
         played(job_id)
-    assert {asked.body["model"] for asked in engine.asked} == {asked.body["cache_salt"] for asked in engine.asked} == {name}
+    assert {asked.body["model"] for asked in engine.asked} == {name}
+    assert {asked.body["cache_salt"] for asked in engine.asked} == {salt(name)}
     assert episode(job_id).policy_version == f"{name}@{'a' * 12}"
 
 

@@ -5,6 +5,7 @@ What was sampled crosses it as token ids and log-probabilities, beside the text.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
@@ -14,6 +15,11 @@ from app.errors import InvalidInput
 BATCH: Final = "/v1/batch"
 """synthq's own engine takes many requests at once here, and answers each in a line of its own as soon as it is done."""
 WORD_JOINER: Final = "\u2060"
+
+
+def salt(served: str) -> str:
+    """The ``cache_salt`` of requests for a served name: of letters and digits, for vLLM refuses one that holds a path."""
+    return hashlib.sha256(served.encode()).hexdigest()[:32]
 
 
 def neutral(text: str) -> str:

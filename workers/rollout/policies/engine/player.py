@@ -15,7 +15,7 @@ from workers.rollout.policies.base import Request
 from workers.rollout.policies.engine import answer
 from workers.rollout.policies.engine.engines import Engines, Served, Stay
 from workers.rollout.policies.keyed import Key, from_snapshot, key_of, number, to_snapshot
-from workers.transport.generate import neutral_message
+from workers.transport.generate import neutral_message, salt
 
 VERSION: Final = "model-1"
 HTTP: Final = "http"
@@ -56,7 +56,7 @@ class Model:
         self._deadline_s, self._upscale_to = deadline_s, upscale_to
         self._asked: dict[str, Any] = {
             "model": self._use.served,
-            "cache_salt": self._use.served,
+            "cache_salt": salt(self._use.served),
             "max_tokens": max_tokens,
             "temperature": temperature,
             "top_p": top_p,
