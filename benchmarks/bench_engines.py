@@ -7,7 +7,8 @@ prompt has about 40 or about 300 tokens in all; replies of ``--reply`` tokens ex
 own, asked over HTTP by one client process on the same cores, which is why the client's part is in every figure but generate's;
 "batch" asks synthq's engine by POST /v1/batch. ``generate`` runs alone in this process, as many threads as cores: one prompt
 after another, and all of a round at once, with the inputs made ready before ("ready") or from PNG within the time ("from PNG").
-In each round every contender answers the same requests; the order turns. Ratios are of figures of one round.
+In each round every contender answers requests of one kind; the order turns. Ratios are of figures of one round. While one
+answers, the processes of the others are stopped (SIGSTOP), so that none's waiting threads take cores from another.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +97,21 @@ class Requests:
         return [{"model": model, "messages": each, "seed": i, **asked} for i, each in enumerate(many)]
 
 
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A server that can be stopped for a while."""
+
+    url: str
+    pid: int
+
+    def stand(self, still: bool) -> None:
+        """Stop its processes, or let them go on."""
+        os.killpg(self.pid, signal.SIGSTOP if still else signal.SIGCONT)
+
+
 @contextmanager
-def serving(name: str, model: Path, options: Mapping[str, Any], log: Path) -> Iterator[str]:
-    """An engine that answers; gives its address."""
+def serving(name: str, model: Path, options: Mapping[str, Any], log: Path) -> Iterator[Engine]:
+    """An engine that answers."""
     from workers.inference import engines
     from workers.inference.engines.admin import Admin
     from workers.inference.engines.child import EngineChild
@@ -109,8 +124,9 @@ def serving(name: str, model: Path, options: Mapping[str, Any], log: Path) -> It
         until_healthy(url, child)
         with Admin(url) as admin:
             probe(admin, str(model))
-        yield url
+        yield Engine(url, child.pid)
     finally:
+        os.killpg(child.pid, signal.SIGCONT)
         child.stop(10)
 
 
@@ -196,45 +212,60 @@ Contender = Callable[[list[Messages], int], Awaitable[float]]
 """Answers the requests, so many at once; gives the seconds that it took."""
 
 
+@contextmanager
+def alone(engine: Engine | None, engines: Mapping[str, Engine]) -> Iterator[None]:
+    """Nobody else computes meanwhile; None: no engine does."""
+    for each in engines.values():
+        each.stand(each is not engine)
+    try:
+        yield
+    finally:
+        for each in engines.values():
+            each.stand(False)
+
+
 def contenders(
-    requests: Requests, plain: Plain, urls: Mapping[str, str], model: str, client: httpx.AsyncClient
+    requests: Requests, plain: Plain, engines: Mapping[str, Engine], model: str, client: httpx.AsyncClient
 ) -> dict[str, Contender]:
     """Everything that is compared."""
 
-    def over_http(url: str, ask: Any) -> Contender:
+    def over_http(engine: Engine, ask: Any) -> Contender:
         async def run(many: list[Messages], at_once: int) -> float:
             bodies = requests.bodies(model, many)
-            began = time.perf_counter()
-            await ask(client, url, bodies, at_once)
-            return time.perf_counter() - began
+            with alone(engine, engines):
+                began = time.perf_counter()
+                await ask(client, engine.url, bodies, at_once)
+                return time.perf_counter() - began
 
         return run
 
     def by_generate(from_png: bool) -> Contender:
         async def run(many: list[Messages], at_once: int) -> float:
             parts = [many[i : i + at_once] for i in range(0, len(many), at_once)]
-            ready = None if from_png else [plain.ready(part) for part in parts]
-            began = time.perf_counter()
-            for i, part in enumerate(parts):
-                plain.generate(ready[i] if ready else plain.ready(part))
-            return time.perf_counter() - began
+            with alone(None, engines):
+                ready = None if from_png else [plain.ready(part) for part in parts]
+                began = time.perf_counter()
+                for i, part in enumerate(parts):
+                    plain.generate(ready[i] if ready else plain.ready(part))
+                return time.perf_counter() - began
 
         return run
 
-    found = {"synthq": over_http(urls["transformers"], singly), "synthq batch": over_http(urls["transformers"], batched)}
-    if "vllm" in urls:
-        found["vllm"] = over_http(urls["vllm"], singly)
+    ours = engines["transformers"]
+    found = {"synthq": over_http(ours, singly), "synthq batch": over_http(ours, batched)}
+    if "vllm" in engines:
+        found["vllm"] = over_http(engines["vllm"], singly)
     return {**found, "generate, ready": by_generate(False), "generate, from PNG": by_generate(True)}
 
 
 async def measure(
-    all_requests: Mapping[int, Requests], plain: Plain, urls: Mapping[str, str], model: str, rounds: int
+    all_requests: Mapping[int, Requests], plain: Plain, engines: Mapping[str, Engine], model: str, rounds: int
 ) -> dict[str, Any]:
     """Requests per second of every contender at every prompt length and number at once, by round."""
     figures: dict[str, Any] = {}
     async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=64), trust_env=False) as client:
         for tokens, requests in all_requests.items():
-            named = contenders(requests, plain, urls, model, client)
+            named = contenders(requests, plain, engines, model, client)
             for at_once in AT_ONCE:
                 count = max(16, 2 * at_once)
                 rates: dict[str, list[float]] = {name: [] for name in named}
@@ -281,23 +312,22 @@ def main() -> None:
         table = VllmTable(max_model_len=1024, enable_prefix_caching=given.prefix_caching, max_num_seqs=32).model_dump()
         print(f"{machine()}; torch {torch.__version__}, replies of {given.reply} tokens, prefix caching {given.prefix_caching}")
         with serving("transformers", model, table, folder / "ours.log") as ours:
-            urls = {"transformers": ours}
             if given.no_vllm:
-                figures = run(loaded, pictures, urls, given)
+                figures = run(loaded, pictures, {"transformers": ours}, given)
             else:
                 with serving("vllm", model, table, folder / "vllm.log") as theirs:
-                    figures = run(loaded, pictures, {**urls, "vllm": theirs}, given)
+                    figures = run(loaded, pictures, {"transformers": ours, "vllm": theirs}, given)
         save("engines", {"machine": machine(), "reply": given.reply, "prefix_caching": given.prefix_caching, **figures})
 
 
-def run(loaded: Any, pictures: Sequence[bytes], urls: Mapping[str, str], given: argparse.Namespace) -> dict[str, Any]:
+def run(loaded: Any, pictures: Sequence[bytes], engines: Mapping[str, Engine], given: argparse.Namespace) -> dict[str, Any]:
     """Make the requests ready, tell their lengths, measure."""
     all_requests = {tokens: Requests(loaded, pictures, tokens, given.reply) for tokens in PROMPTS}
     plain = Plain(loaded, given.reply)
     lengths = {tokens: plain.ready(requests.take(1))["input_ids"].shape[1] for tokens, requests in all_requests.items()}
     print(f"prompt tokens, those of the picture included: {', '.join(map(str, lengths.values()))}; {given.rounds} rounds")
     print("| prompts | who | requests/s, median (lowest to highest) | synthq batch in terms of it |\n| --- | --- | --- | --- |")
-    return asyncio.run(measure(all_requests, plain, urls, loaded.ref, given.rounds))
+    return asyncio.run(measure(all_requests, plain, engines, loaded.ref, given.rounds))
 
 
 if __name__ == "__main__":
