@@ -280,6 +280,33 @@ def test_an_engine_that_cannot_be_started_here_is_told(desk: Desk, monkeypatch: 
     assert "engine vllm cannot be started here" in (row.error or "")
 
 
+def test_a_folder_that_cannot_be_looked_at_is_told_and_the_worker_goes_on(
+    desk: Desk, looked_after: supervisor.Supervisor
+) -> None:
+    long = Path("/" + "a" * 300)  # longer than a name may be
+
+    desk.want(long)
+
+    until(lambda: str(long) in desk.row.failures, 10, "the failure is told")
+    failure = desk.row.failures[str(long)]
+    assert (failure["lasting"], failure["reason"]) == (False, f"no engine starts: File name too long ({long})")
+    assert looked_after._thread.is_alive()
+
+
+def test_an_engine_whose_log_cannot_be_written_is_told_and_the_worker_goes_on(
+    desk: Desk, looked_after: supervisor.Supervisor, tiny_model: Path
+) -> None:
+    logs = get_settings().logs_dir
+    logs.parent.mkdir(parents=True, exist_ok=True)
+    logs.write_text("no folder")
+
+    desk.want(tiny_model)
+
+    until(lambda: desk.row.failures, 10, "the failure is told")
+    assert "File exists" in desk.row.failures[str(tiny_model)]["reason"]
+    assert looked_after._thread.is_alive()
+
+
 def test_an_endpoint_whose_row_was_taken_away_registers_anew(desk: Desk) -> None:
     before = desk.row.id
     with db.writing() as session:

@@ -145,6 +145,10 @@ class Supervisor:
         except SynthqError as error:
             self._failed(Fault(name=model.base, reason=str(error), lasting=isinstance(error, InvalidInput)))
             return
+        except OSError as error:  # of the model's folder, or of the engine's log: a disk may be back later
+            where = f" ({error.filename})" if error.filename else ""
+            self._failed(Fault(name=model.base, reason=f"no engine starts: {error.strerror or error}{where}", lasting=False))
+            return
         log.info("%s comes up with engine %s", model.base, self._served.engine)
 
     def _fell(self, served: Served, fault: Fault) -> None:
