@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from core.kit import job, job_events, until, use_settings, write
@@ -26,6 +28,7 @@ from workers.rollout import policies
 from workers.rollout.envs.pixels import decode_png, upscale
 from workers.rollout.policies import wire
 from workers.rollout.policies.engine import engines as engines_module
+from workers.rollout.policies.engine import line as line_module
 from workers.rollout.policies.engine.line import Line, Lost
 from workers.runner import drain_file
 from workers.transport.generate import salt
@@ -261,7 +264,50 @@ def test_a_prompt_that_has_no_room_ends_the_job_at_once_with_the_engines_numbers
     assert [event.type for event in job_events(ended.id)].count("play.blocked") == 1
 
 
+@pytest.mark.parametrize(
+    ("refusal", "blocks"),
+    [
+        (refuses(401), True),
+        (refuses(403), True),
+        (refuses(400, "it must be 1 or less", param="top_p"), True),
+        (refuses(400, "the prompt has 900 tokens; there is room for 700 (--max-model-len)", param="messages"), True),
+        (refuses(400, "This model's maximum context length is 700 tokens", param="input_tokens"), True),
+        (refuses(400, "the picture is cut short"), False),
+        (refuses(400, "messages[3] is empty", param="messages"), False),
+        (refuses(413, "the body is too large"), False),
+        (refuses(422, "no"), False),
+    ],
+)
+def test_a_refusal_blocks_for_what_every_turn_would_meet_and_fails_its_episode_for_the_rest(
+    engine: Engine, refusal: Said, blocks: bool
+) -> None:
+    engine.then(refusal)
+    ended = finish(submit(seeds="0-3", episodes_per_step=4))
+    states = Counter(row.state for row in episodes(ended.id).values())
+    assert ended.state == "failed"
+    assert refusal.body["error"]["message"] in str(ended.reason)
+    assert states == ({} if blocks else {"done": 3, "failed": 1})
+    assert [event.type for event in job_events(ended.id)].count("play.blocked") == blocks
+
+
 # Engines that go.
+
+
+def test_an_episode_leaves_an_engine_that_drains_though_it_still_answers() -> None:
+    wanted = reference(max_turns=60)
+    with Engine() as one, Engine() as two, ThreadPoolExecutor(1) as pool:
+        one.report()
+        two.report(in_flight=9)
+        rule = one.rule
+        one.rule = lambda body: Said(body=rule(body).body, after_s=0.03)
+        job_id = submit(max_turns=60)
+        working = pool.submit(work)
+        until(lambda: len(one.asked) > 3, 30, "the first engine is in use")
+        endpoints.stopped(one.id)
+        working.result(60)
+    assert len(one.asked) < 40, "it is left within the time that a look serves"
+    assert sum(stays([one, two])) == 60, "and no turn is asked twice for it"
+    assert episode(job_id).sha256 == wanted[1, 0]
 
 
 def stays(engines: list[Engine]) -> list[int]:
@@ -548,6 +594,84 @@ def test_of_requests_that_went_together_those_that_were_answered_keep_their_answ
 
     got = asyncio.run(ask())
     assert [isinstance(each, Lost) for each in got] == [True, True, False, False, False]
+
+
+def asked_together(count: int, answering: Callable[[httpx.Request], httpx.Response], letters: int = 1) -> list[Any]:
+    """What so many requests of one moment get from a server that answers thus."""
+
+    async def ask() -> list[Any]:
+        line = Line("")
+        await line._http.aclose()
+        line._http = httpx.AsyncClient(transport=httpx.MockTransport(answering))
+        asked = [line.ask("http://engine", {"seed": n, "messages": "x" * letters}, together=True) for n in range(count)]
+        got = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 20)
+        await line.close()
+        return got
+
+    return asyncio.run(ask())
+
+
+def streamed(content: bytes) -> httpx.Response:
+    """An answer that comes in pieces, as over a line."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield content[:7]
+        yield content[7:]
+
+    return httpx.Response(200, content=pieces())
+
+
+def told_apart(request: httpx.Request) -> httpx.Response:
+    """Every request of one that holds many, answered with its seed."""
+    bodies = json.loads(request.content)["requests"]
+    lines = [json.dumps({"index": n, "body": each["seed"]}) + "\n" for n, each in enumerate(bodies)]
+    return streamed("".join(lines).encode())
+
+
+def test_what_goes_as_one_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "MOST_TOGETHER_BYTES", 10_000)
+    sizes: list[int] = []
+
+    def answering(request: httpx.Request) -> httpx.Response:
+        sizes.append(len(request.content))
+        return told_apart(request)
+
+    assert [each.value for each in asked_together(9, answering, letters=3000)] == list(range(9))
+    assert len(sizes) == 3
+    assert max(sizes) < 10_100
+    sizes.clear()
+    assert [each.value for each in asked_together(2, answering, letters=30_000)] == [0, 1], "one that is larger goes by itself"
+    assert len(sizes) == 2
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_when_many_are_refused_as_one_each_is_asked_by_itself(status: int) -> None:
+    def answering(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        if "requests" in body:
+            return httpx.Response(status, json={"error": {"message": "too large"}})
+        return httpx.Response(413 if body["seed"] == 2 else 200, json=body["seed"])
+
+    got = asked_together(4, answering)
+    assert [each.status for each in got] == [200, 200, 413, 200]
+    assert [each.value for each in got] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("line", [b'{"index": 1.0, "body": {}}\n', b'{"index": 9}\n', b"[]\n", b"\xff\n"])
+def test_nobody_is_left_waiting_by_an_answer_that_makes_no_sense(line: bytes) -> None:
+    got = asked_together(3, lambda request: streamed(line))
+    assert [type(each) for each in got] == [Lost] * 3
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_nobody_is_left_waiting_by_an_address_that_is_none(together: bool) -> None:
+    async def ask() -> Any:
+        line = Line("")
+        (got,) = await asyncio.gather(line.ask("http://[", {}, together=together), return_exceptions=True)
+        await line.close()
+        return got
+
+    assert isinstance(asyncio.run(ask()), Lost)
 
 
 def test_a_text_with_every_kind_of_line_end_comes_through_whole(engine: Engine) -> None:

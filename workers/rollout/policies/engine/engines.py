@@ -20,6 +20,7 @@ from app.errors import EngineFailed, EngineRefused, SynthqError
 from app.models import Endpoint
 from app.settings import get_settings
 from workers.rollout.policies.engine.line import Got, Line, Lost
+from workers.rollout.policies.engine.refused import is_of_the_spec
 from workers.rollout.policies.openai.answer import fault
 from workers.rollout.policies.openai.refusal import Refusal
 from workers.rollout.policies.openai.waits import backoff_s
@@ -182,8 +183,8 @@ class Engines:
     async def ask(self, stay: Stay, body: Mapping[str, Any], *, deadline_s: float) -> Served:
         """Ask until there is an answer.
 
-        Raises EngineFailed when there is none in time, EngineRefused for what every turn would be answered as well, Drain when
-        nobody serves the model any more.
+        Raises EngineFailed when there is none in time or this request is refused, EngineRefused for what every turn would be
+        answered as well, Drain when nobody serves the model any more.
         """
         question = _Question(use=stay.use, until=time.monotonic() + deadline_s, deadline_s=deadline_s)
         while True:
@@ -214,12 +215,13 @@ class Engines:
             elif got.status == MISSING:
                 question.missing(said)
                 self._fail(stay)
-            elif got.status == 200 or got.status >= 500:
+            elif got.status == 200 or refusal.passes:
                 question.failed(said)
                 self._fail(stay)
             else:
                 hint = f"; {SAME_KEY}" if got.status in (401, 403) else ""
-                raise EngineRefused(f"{endpoint.url} refuses {stay.use.served}: {refusal}{hint}")
+                blocks = refusal.blocks or is_of_the_spec(refusal)
+                raise (EngineRefused if blocks else EngineFailed)(f"{endpoint.url} refuses {stay.use.served}: {refusal}{hint}")
 
     async def _answer(self, endpoint: Endpoint, question: _Question, body: Mapping[str, Any]) -> Got:
         """What an endpoint answers. Raises Lost, also for one that the store gives up meanwhile, and EngineFailed too late."""
@@ -239,6 +241,11 @@ class Engines:
 
         Waits while there is none. Raises Drain when that takes too long.
         """
+        if stay.endpoint is not None:
+            here = next((each for each in self._look(stay.use) if each.id == stay.endpoint.id), None)
+            if here is None:
+                self.leave(stay)
+            stay.endpoint = here  # as the store has it now
         while stay.endpoint is None:
             now = time.monotonic()
             ready = self._look(stay.use)

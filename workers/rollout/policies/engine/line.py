@@ -21,10 +21,15 @@ GATHER_S: Final = 0.001
 """How long a request waits for others to go with it."""
 MOST_TOGETHER: Final = 64
 """Most requests that go as one."""
+MOST_TOGETHER_BYTES: Final = 32 * 1024 * 1024
+"""Most bytes that go as one, of several; a larger request goes by itself."""
 CONNECT_S: Final = 5.0
 KEEP_S: Final = 3.0
 """How long an idle connection is kept; servers close theirs after 5 s, and one that closes just then loses a request."""
 MOST_LINE_BYTES: Final = 64 * 1024 * 1024
+JSON: Final = {"Content-Type": "application/json"}
+ALONE: Final = frozenset({400, 413})
+"""Statuses of a body with several requests that say nothing of each: the whole is too large, or one of them spoils it."""
 
 
 class Lost(Exception):
@@ -50,7 +55,8 @@ class Got:
 
 @dataclass(slots=True)
 class _Waiting:
-    body: Mapping[str, Any]
+    body: bytes
+    """Its JSON."""
     answer: asyncio.Future[Got]
     since: float
 
@@ -81,13 +87,17 @@ class Line:
     def ask(self, url: str, body: Mapping[str, Any], *, together: bool) -> asyncio.Future[Got]:
         """Send a request to the engine at ``url``; ``together``: with others, if it takes many as one.
 
-        The answer is a future: its result, or Lost. Cancelled, the request is taken back unless others went with it.
+        The answer is a future: its result, or Lost. Cancelled, the request is taken back unless others went with it. Raises
+        ValueError for a body with a number that JSON has not.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(body, loop.create_future(), time.monotonic())
+        written = json.dumps(body, separators=(",", ":"), allow_nan=False).encode("ascii")
+        waiting = _Waiting(written, loop.create_future(), time.monotonic())
         if not together:
             self._start(self._one(url, waiting), [waiting])
             return waiting.answer
+        if sum(len(each.body) for each in self._gathered.get(url, ())) + len(written) > MOST_TOGETHER_BYTES:
+            self._send(url)
         gathered = self._gathered.setdefault(url, [])
         gathered.append(waiting)
         if len(gathered) == 1:
@@ -122,17 +132,19 @@ class Line:
 
     async def _one(self, url: str, waiting: _Waiting) -> None:
         try:
-            response = await self._http.post(url + CHAT, json=waiting.body)
-        except (httpx.HTTPError, httpx.StreamError) as error:
+            response = await self._http.post(url + CHAT, content=waiting.body, headers=JSON)
+            waiting.got(response.status_code, _read(response.content), response.text, _retry_after_s(response))
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody is left waiting for an answer that will not come
             waiting.lost(_lost(error))
-            return
-        waiting.got(response.status_code, _read(response.content), response.text, _retry_after_s(response))
 
     async def _many(self, url: str, asked: list[_Waiting]) -> None:
         why = Lost("the answer ended before everything in it was told")
         try:
-            whole = {"requests": [each.body for each in asked]}
-            async with self._http.stream("POST", url + BATCH, json=whole) as response:
+            whole = b'{"requests":[' + b",".join(each.body for each in asked) + b"]}"
+            async with self._http.stream("POST", url + BATCH, content=whole, headers=JSON) as response:
+                if response.status_code in ALONE and len(asked) > 1:
+                    self._apart(url, asked)
+                    return
                 if response.status_code != 200:
                     content = await response.aread()
                     for each in asked:
@@ -142,10 +154,16 @@ class Line:
                     if not isinstance(told, dict) or told.get("index") not in range(len(asked)):
                         raise httpx.DecodingError("a line of the answer is not of its form")
                     asked[told["index"]].got(told.get("status", 200), told.get("body"), line.decode("utf-8", "replace"))
-        except (httpx.HTTPError, httpx.StreamError) as error:
+        except Exception as error:  # noqa: BLE001 - as above
             why = _lost(error)
         for each in asked:
             each.lost(why)
+
+    def _apart(self, url: str, asked: list[_Waiting]) -> None:
+        """Ask each by itself, so that each hears what is said of it."""
+        for each in asked:
+            if not each.answer.done():
+                self._start(self._one(url, each), [each])
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
