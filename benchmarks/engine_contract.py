@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import httpx
@@ -233,6 +234,17 @@ def a_batch_changes_nothing(subject: Subject) -> str:
     return f"{TOGETHER} alike, {worst:.1e} nats off at most"
 
 
+def long_prompts_at_once_change_nothing(subject: Subject) -> str:
+    """More of them than an engine computes in one step: it cuts some in pieces, and may draw in vain at the end of each."""
+    texts = [f"{n} " + " ".join(str(n + k) for k in range(LONG)) for n in range(PROMPTS)]
+    bodies = [asked(n, text=text, logit_bias=subject.no_pictures) for n, text in enumerate(texts)]
+    # a salt for each round: what one of them left in a cache of prefixes would spare the other the work
+    together, alone = ([{**body, "cache_salt": token_hex(8)} for body in bodies] for _ in range(2))
+    told = subject.together(together)
+    worst = _compared(told, [subject.said(body) for body in alone])
+    return f"{len(told)} of {min(len(prompt) for prompt, _, _ in told)} tokens or more alike, {worst:.1e} nats off at most"
+
+
 def adapters_answer_as_in_peft(subject: Subject) -> str:
     worst, least = 0.0, math.inf
     for name in subject.adapters:
@@ -376,6 +388,7 @@ CHECKS: tuple[Callable[[Subject], str], ...] = (
     image_tokens_are_the_processors,
     tools_are_in_the_prompt_and_the_reply_is_text,
     a_batch_changes_nothing,
+    long_prompts_at_once_change_nothing,
     adapters_answer_as_in_peft,
     base_and_adapters_answer_at_once,
     an_adapter_that_comes_changes_no_reply_under_way,
