@@ -261,3 +261,83 @@ def test_rows_that_cannot_grow_are_short_of_memory_too(loaded, monkeypatch, want
 
         monkeypatch.setattr(rows, "_new", tight)
         assert same(replies(core, some(loaded, 12)), wanted)
+
+
+def once(act: Any, error: Exception, at: int = 1) -> Any:
+    """An act that fails one time."""
+    left = [at]
+
+    def acts(*given: Any, **more: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+        return act(*given, **more)
+
+    return acts
+
+
+OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def unlike(loaded: Any) -> list[Any]:
+    """Replies of several lengths: some end before others, whose rows they leave between them."""
+    samplings = [Sampling(max_tokens=3 + n % 4 * 3, seed=0, ignore_eos=True) for n in range(8)]
+    return [(prompt(loaded, 20 + n, seed=n), sampling) for n, sampling in enumerate(samplings)]
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_rows_that_cannot_be_moved_are_computed_again(loaded, monkeypatch, at):
+    with engine(loaded) as core:
+        right = replies(core, unlike(loaded))
+        monkeypatch.setattr(core._forward.rows, "move", once(core._forward.rows.move, OUT, at))
+        assert same(replies(core, unlike(loaded)), right)
+        assert core.figures()["put_back"] > 0
+        monkeypatch.undo()
+        assert same(replies(core, unlike(loaded)), right)
+
+
+def test_rows_that_cannot_be_moved_for_another_reason_end_those_that_had_to(loaded, monkeypatch):
+    with engine(loaded) as core:
+        right = replies(core, unlike(loaded))
+        monkeypatch.setattr(core._forward.rows, "move", once(core._forward.rows.move, RuntimeError("no such kernel")))
+        answers = Answers(core)
+        for ask in unlike(loaded):
+            answers.ask(*ask)
+        told = answers.wait()
+        ended = [result for result in told if isinstance(result, EngineFault)]
+        assert 0 < len(ended) < len(told)
+        assert same(replies(core, unlike(loaded)), right)
+
+
+def test_rows_that_cannot_shrink_do_not_end_the_engine(loaded, monkeypatch, wanted):
+    with engine(loaded) as core:
+        monkeypatch.setattr(core._forward, "_text", Scarce(core._forward._text, rows=3, tokens=10_000))
+        monkeypatch.setattr(core._forward.rows, "shrink", once(core._forward.rows.shrink, OUT))
+        assert same(replies(core, some(loaded, 12)), wanted)
+
+
+def test_prefixes_that_cannot_be_kept_are_forgotten(loaded, monkeypatch, wanted):
+    with engine(loaded, prefix_bytes=1 << 24) as core:
+        for _ in range(2):
+            replies(core, some(loaded, 12))
+        assert core.figures()["prefix_blocks"] > 0
+        monkeypatch.setattr(torch.Tensor, "unflatten", once(torch.Tensor.unflatten, OUT))
+        for _ in range(3):
+            assert same(replies(core, [(prompt(loaded, 60, seed=99), SHORT), *some(loaded, 12)])[1:], wanted)
+        monkeypatch.undo()
+        assert core.fault is None
+
+
+def test_states_that_cannot_be_joined_are_drawn_from_apart(loaded, monkeypatch, wanted):
+    with engine(loaded) as core:
+        cat, left = torch.cat, [1]
+
+        def tight(tensors: Any, *more: Any, **named: Any) -> Any:
+            if isinstance(tensors, list) and tensors[0].ndim == 2 and left[0] and not more and not named:
+                left[0] = 0
+                raise OUT
+            return cat(tensors, *more, **named)
+
+        monkeypatch.setattr("workers.inference.core.steps.torch.cat", tight)
+        assert same(replies(core, some(loaded, 12)), wanted)
+        assert left == [0]

@@ -6,6 +6,7 @@ A block is kept when it is seen for the second time, so prompts that come once c
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
@@ -22,6 +23,8 @@ SEEN: Final = 65_536
 """Hashes of blocks that are remembered for the case that they come again."""
 GROWTH: Final = 64
 """Blocks by which the store grows at least."""
+
+log = logging.getLogger("synthq.engine")
 
 Chain = tuple[bytes, ...]
 
@@ -125,14 +128,16 @@ class Prefixes:
     def _copy(self, newest: dict[int, tuple[int, int]]) -> None:
         try:
             self._grow()
-        except RuntimeError:  # of which errors of memory are
+            rows, blocks = torch.tensor(list(newest.values()), device=self._rows.device).T
+            slots = torch.tensor(list(newest), device=self._rows.device)
+            for kv, pool in zip(self._rows.kv, self._pool, strict=True):
+                split = kv.unflatten(3, (-1, BLOCK)).transpose(2, 3)
+                pool[:, slots] = split[:, rows, blocks]
+        except torch.AcceleratorError:
+            raise  # the device is lost
+        except (RuntimeError, MemoryError) as error:  # of which errors of a GPU's memory are
+            log.warning("what prompts have in common is forgotten: %s: %s", type(error).__name__, error)
             self.clear()
-            return
-        rows, blocks = torch.tensor(list(newest.values()), device=self._rows.device).T
-        slots = torch.tensor(list(newest), device=self._rows.device)
-        for kv, pool in zip(self._rows.kv, self._pool, strict=True):
-            split = kv.unflatten(3, (-1, BLOCK)).transpose(2, 3)
-            pool[:, slots] = split[:, rows, blocks]
 
     def _grow(self) -> None:
         for layer, old in enumerate(self._pool):

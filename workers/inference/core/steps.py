@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Condition
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ TOGETHER: Final = {"cpu": 1536}
 """How many of them go through the model together: what stays in a CPU's caches. Elsewhere all of them do."""
 LEAST_TOKENS: Final = 256
 """What that may shrink to when memory is short."""
+
+T = TypeVar("T")
 
 log = logging.getLogger("synthq.engine")
 
@@ -87,13 +90,12 @@ class Steps:
         new = self._begin(parts)
         if not parts:
             return
-        tickets = [ticket for part in parts for ticket in part.tickets]
-        states = parts[0].states if len(parts) == 1 else torch.cat([part.states for part in parts])
-        self._sample(tickets, states)
+        for part in self._joined(parts):
+            self._sample(*part)
         self._keep_prefixes(new)
         self.close_ranks()
         self._counts["steps"] += 1
-        self._counts["batch_sum"] += len(tickets)
+        self._counts["batch_sum"] += sum(len(part.tickets) for part in parts)
 
     def close_ranks(self) -> None:
         """Have those that run on occupy the first rows again."""
@@ -103,14 +105,31 @@ class Steps:
             return
         holes = [row for row in range(len(stay)) if running[row].state is not State.RUNNING]
         movers = [row for row in stay if row >= len(stay)]
-        if movers:
-            self._forward.rows.move(movers, holes, max(len(running[row].ids) for row in movers))
+        if movers and not self._moved(movers, holes):
+            behind = [running[row] for row in stay if row > holes[0]]
+            del running[holes[0] :]
+            self._rows = max(1, len(running))
+            self._put_back([ticket for ticket in behind if ticket.state is State.RUNNING])
+            return
         for mover, hole in zip(movers, holes, strict=True):
             running[hole] = running[mover]
         self._rows = min(self._most, self._rows + len(running) - len(stay))
         del running[len(stay) :]
 
-    def _attempt(self, tickets: Sequence[Ticket], compute: Callable[[], Tensor]) -> Tensor | None:
+    def _moved(self, movers: list[int], holes: list[int]) -> bool:
+        """Whether rows could be copied onto others."""
+        tickets = [self.running[row] for row in movers]
+
+        def move() -> bool:
+            self._forward.rows.move(movers, holes, max(len(ticket.ids) for ticket in tickets))
+            return True
+
+        try:
+            return self._attempt(tickets, move) is not None
+        except Short:
+            return False
+
+    def _attempt(self, tickets: Sequence[Ticket], compute: Callable[[], T]) -> T | None:
         """What ``compute`` gives; None when it failed, which ended the requests. Raises Short, of which nothing holds memory."""
         try:
             return compute()
@@ -204,12 +223,18 @@ class Steps:
         if not count:
             self._end(self.running[0], _no_room(short))
             self.running.clear()
+            self._shrink(0)
             return []
         self._put_back(self.running[count:])
         del self.running[count:]
         self._rows = count
-        self._forward.rows.shrink(count)
+        self._shrink(count)
         return self._decode()
+
+    def _shrink(self, rows: int) -> None:
+        """Give memory of rows back, as far as the copies that this takes can be made."""
+        with suppress(Short):
+            self._attempt((), lambda: self._forward.rows.shrink(rows))
 
     def _put_back(self, tickets: list[Ticket]) -> None:
         self._counts["put_back"] += len(tickets)
@@ -219,6 +244,17 @@ class Steps:
             self._waiting.extendleft(reversed(tickets))
 
     # -- tokens ---------------------------------------------------------------------------------------------------------
+
+    def _joined(self, parts: list[Part]) -> list[Part]:
+        """All parts as one, where there is memory for that."""
+        tickets = [ticket for part in parts for ticket in part.tickets]
+        try:
+            states = (
+                parts[0].states if len(parts) == 1 else self._attempt(tickets, lambda: torch.cat([each.states for each in parts]))
+            )
+        except Short:
+            return parts
+        return [] if states is None else [Part(tickets, states)]
 
     def _sample(self, tickets: list[Ticket], states: Tensor) -> None:
         """Draw a token for each, and tell those whose reply ends with it."""
