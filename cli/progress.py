@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ WINDOW_S: Final = 30.0
 """Rates are means over this many seconds."""
 LINE_S: Final = 10.0
 """Without a terminal, progress is told this often at the most."""
+SECONDS: Final = re.compile(r"\b\d+ s\b")
+"""How long something has lasted: it is another each time one looks, and no news."""
 
 
 class Meter(Protocol):
@@ -86,8 +89,8 @@ class Lines:
     def update(self, job: Json) -> None:
         self._pace.see(int((job.get("progress") or {}).get("done") or 0))
         state, now = _now(job), time.monotonic()
-        fresh = (state, show.progress_of(job))
-        due = now - self._at >= LINE_S or state != (self._told or (None,))[0]
+        fresh = (SECONDS.sub("", state), show.progress_of(job))
+        due = now - self._at >= LINE_S or fresh[0] != (self._told or (None,))[0]
         if fresh == self._told or not due:
             return
         self._told, self._at = fresh, now

@@ -304,6 +304,20 @@ def test_a_bar_is_drawn_on_a_terminal(served: Synthq, monkeypatch: pytest.Monkey
     assert "a line that stays" in screen.getvalue()
 
 
+def test_without_a_terminal_no_line_is_printed_anew_for_its_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = progress.Lines()
+    job = {"id": "job_1", "state": "queued", "progress": {"done": 0, "total": 4, "unit": "episodes"}}
+    for endpoint in ("ep_1", "ep_2"):
+        for passed in range(60):
+            lines.update(job | {"waiting": f"endpoint {endpoint} is loading /models/tiny ({passed} s)"})
+    lines.update(job | {"state": "running"})
+    assert capsys.readouterr().err.splitlines() == [
+        "job_1 queued: endpoint ep_1 is loading /models/tiny (0 s), 0 of 4 episodes",
+        "job_1 queued: endpoint ep_2 is loading /models/tiny (0 s), 0 of 4 episodes",
+        "job_1 running, 0 of 4 episodes",
+    ]
+
+
 def test_a_program_without_a_terminal_prints_no_colours(served: Synthq) -> None:
     submit(served)
     for ran in (program("list"), program("status"), program("list", FORCE_COLOR="1")):
