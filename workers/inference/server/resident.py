@@ -51,9 +51,9 @@ class Resident:
             await asyncio.to_thread(self._service.core.stop)
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
-        from workers.inference.server.build import build  # torch and its kin: seconds
-
         try:
+            from workers.inference.server.build import build  # torch and its kin: seconds
+
             built = build(self._options)
         except Exception as error:  # it ends the process, which the main thread does
             if not isinstance(error, SynthqError):
