@@ -253,6 +253,28 @@ def test_no_request_is_cut_off_by_an_adapter_that_goes_or_by_another_model(
 
 @pytest.mark.vision
 @pytest.mark.integration
+def test_an_adapter_for_which_there_is_no_room_yet_waits_and_has_no_fault(
+    desk: Desk, tiny_model: Path, adapters: list[Path]
+) -> None:
+    desk.want(tiny_model, {"one": adapters[0]}, max_num_seqs=4, max_loras=1)
+    desk.wait(EndpointState.READY, tiny_model)
+    until(lambda: desk.row.adapters, 20, "its adapter is loaded")
+    first = desk.asking(endless(900, model="one"))
+    faults: set[str] = set()
+    desk.want(tiny_model, {"two": adapters[1]}, max_num_seqs=4, max_loras=1)
+
+    def other_is_there() -> bool:
+        faults.update(desk.row.failures)
+        return list(desk.row.adapters) == ["two"]
+
+    until(other_is_there, 60, "the other adapter is loaded")
+    assert first.answer is not None
+    assert first.status() == 200
+    assert not faults
+
+
+@pytest.mark.vision
+@pytest.mark.integration
 @pytest.mark.usefixtures("patient")
 def test_at_the_end_it_is_out_of_use_at_once_and_answers_what_it_was_asked(
     desk: Desk, looked_after: supervisor.Supervisor, tiny_model: Path

@@ -39,8 +39,8 @@ ASK_EVERY_S: Final = 1.0
 """How often an engine that is up is asked what it has to do."""
 SILENT_S: Final = 60.0
 """An engine that has not answered for this long hangs."""
-UNLOAD_AGAIN_S: Final = 1.0
-"""Until an adapter that was in use is tried to be unloaded again."""
+IN_USE_S: Final = 1.0
+"""Until an adapter that was in use is tried to be unloaded again, or another to be loaded in its place."""
 FIXED: Final = "adapter-"
 """What the served name of an adapter begins with that is named by its content; the beginning of its sha256 follows."""
 END_S: Final = 7.0
@@ -95,7 +95,7 @@ class Served:
         self._child, self._admin, self._wake = child, admin, wake
         self._refused: dict[str, Refused] = {}
         self._heard_at = time.monotonic()
-        self._unload_at = 0.0
+        self._unload_at = self._load_at = 0.0
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="synthq-engine")
         self._asking: Future[None] | None = None
         self._ending: Future[None] | None = None
@@ -144,8 +144,10 @@ class Served:
         if not self.ready or not self._work.done():
             return
         self._refused = {name: each for name, each in self._refused.items() if adapters.get(name) == each.path}
+        now = time.monotonic()
         missing = {name: path for name, path in adapters.items() if name not in self.adapters and self._may_load(name)}
-        spare = [name for name in self.adapters if name not in adapters] if time.monotonic() >= self._unload_at else []
+        missing = missing if now >= self._load_at else {}
+        spare = [name for name in self.adapters if name not in adapters] if now >= self._unload_at else []
         if missing or spare:
             self._work = self._do(partial(self._change, missing, spare))
 
@@ -212,7 +214,7 @@ class Served:
         except SynthqError as error:
             if not isinstance(error, Conflict):  # a request that is under way uses it
                 log.warning("adapter %s: %s", name, error)
-            self._unload_at = time.monotonic() + UNLOAD_AGAIN_S
+            self._unload_at = time.monotonic() + IN_USE_S
             return
         self.adapters = {other: each for other, each in self.adapters.items() if other != name}
 
@@ -221,6 +223,10 @@ class Served:
         try:
             sha256 = _checked_sha256(name, path)
             self._admin.load_adapter(name, path)
+        except Conflict as error:  # there is no room until another, which requests use, has gone: that is not its fault
+            log.debug("adapter %s waits: %s", name, error)
+            self._load_at = time.monotonic() + IN_USE_S
+            return
         except SynthqError as error:
             lasting = isinstance(error, InvalidInput | NotFound)
             if lasting or not self._child.wait(LAST_WORDS_S):  # an engine's end says nothing of the adapter
@@ -242,7 +248,9 @@ class Served:
                 self.fault = self.fault or self._broken("can serve no more (GET /health)")
                 return
             load = self._admin.load()
-        except SynthqError as error:
+        except Exception as error:  # whatever it is, what is not heard is silent
+            if not isinstance(error, SynthqError):
+                log.warning("%s could not be asked how busy it is", self.url, exc_info=error)
             if time.monotonic() - self._heard_at > SILENT_S:
                 self.fault = self.fault or self._broken(f"has not answered for {SILENT_S:.0f} s ({error})")
             return

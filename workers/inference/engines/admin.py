@@ -112,11 +112,14 @@ class Admin:
     def load(self) -> Load:
         """How busy it is."""
         told = self._json("GET", "/load")
-        if "running" in told:
-            return Load(running=int(told["running"]), waiting=int(told["waiting"]), capacity=int(told["capacity"]))
-        answer = self._send("GET", "/metrics")
-        self._check("/metrics", answer)
-        return read_load(answer.text)
+        try:
+            if "running" in told:
+                return Load(running=int(told["running"]), waiting=int(told["waiting"]), capacity=int(told["capacity"]))
+            answer = self._send("GET", "/metrics")
+            self._check("/metrics", answer)
+            return read_load(answer.text)
+        except (KeyError, TypeError, ValueError):
+            raise self._strange("/load", told) from None
 
     def complete(self, body: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
         """The answer to a chat completion."""
