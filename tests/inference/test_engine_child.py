@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from supervisor.conftest import until
 
+from app.supervisor.child import LogFile
 from app.supervisor.state import identity
 from workers.inference.engines.base import Options
 from workers.inference.engines.child import EngineChild, cause, free_port
@@ -43,7 +45,7 @@ time.sleep(100)
 class Script:
     """An engine that is a few lines of Python."""
 
-    name, batched = "script", False
+    name = "script"
 
     def __init__(self, code: str, **variables: str) -> None:
         self._code, self._variables = code, variables
@@ -114,6 +116,18 @@ def test_its_log_holds_no_key_and_no_picture(tmp_path: Path) -> None:
     child.wait(20.0)
 
     assert log.read_text().splitlines()[0] == "Bearer *** data:image/..."
+
+
+def test_a_log_that_cannot_be_written_does_not_hold_it_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: LogFile, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LogFile, "write", full)
+    child = start("for n in range(20_000): print(n, 'of many lines that fill a pipe')", tmp_path / "engine.log")
+
+    assert child.wait(20.0)
+    assert child.exit_status == 0
+    assert "19999 of many lines" in child.why()
 
 
 def test_a_free_port_can_be_had_on_both_loopbacks() -> None:

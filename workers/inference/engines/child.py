@@ -67,7 +67,7 @@ class EngineChild:
         self._log = LogFile(self.log_file)
         self._lines: deque[tuple[float, str]] = deque(maxlen=KEPT_LINES)
         self._writing = threading.Lock()
-        self._stopping = False
+        self._stopping = self._silent = False
         try:
             self._process = subprocess.Popen(
                 leashed(argv, group=True),
@@ -138,10 +138,10 @@ class EngineChild:
         kill_group(self.pid, signal.SIGKILL)
         self._pump.join(DRAIN_S)
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._write(f"{at} synthq: engine {self.engine.name} ended, {describe(code)}\n")
         with self._writing:
-            self._log.write(f"{at} synthq: engine {self.engine.name} ended, {describe(code)}\n".encode())
             self._log.close()
-        self._ended.set()
+            self._ended.set()
         if self._stopping:
             log.info("engine %s, pid %d, ended, %s", self.engine.name, self.pid, describe(code))
         else:
@@ -154,11 +154,21 @@ class EngineChild:
             for raw in output:
                 line = redacted(raw.decode("utf-8", "replace").rstrip("\r\n"))
                 self._lines.append((time.monotonic(), line))
-                with self._writing:
-                    if self._ended.is_set():  # a process that left the group still speaks
-                        return
-                    self._log.write(f"{line}\n".encode())
+                if self._ended.is_set():  # a process that left the group still speaks
+                    return
+                self._write(f"{line}\n")
                 log.debug("engine %s: %s", self.engine.name, line)
+
+    def _write(self, text: str) -> None:
+        """Add to its log. Where that fails it is read on: an engine whose output nobody takes stands still."""
+        with self._writing:
+            try:
+                if not self._ended.is_set():
+                    self._log.write(text.encode())
+            except (OSError, ValueError) as error:  # ValueError: a file that was closed to begin a new one, which failed
+                if not self._silent:
+                    log.warning("what engine %s says is not written to %s: %s", self.engine.name, self.log_file, error)
+                self._silent = True
 
 
 def cause(lines: Sequence[str]) -> str:
