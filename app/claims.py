@@ -43,10 +43,10 @@ class Claim:
     total: int
 
 
-def claimable(queue: Queue | str) -> ColumnElement[bool]:
-    """True for steps of a queue that a worker may claim now, their job's own limit aside."""
+def claimable(queue: Queue | str, *, here: bool = False) -> ColumnElement[bool]:
+    """True for steps of a queue that a worker may claim now, their job's own limit aside; ``here``: one of this machine."""
     waits = (col(Step.queue) == queue) & (col(Step.state) == StepState.QUEUED) & (col(Step.available_at) <= db.now())
-    return waits & or_(col(Step.needs).is_(None), is_served())
+    return waits & or_(col(Step.needs).is_(None), is_served(here=here))
 
 
 def running_count() -> Any:
@@ -59,7 +59,7 @@ def running_count() -> Any:
 @lru_cache(maxsize=16)  # building the statement costs more than running it
 def _fairest_job(queue: Queue | str) -> Select[str]:
     running = running_count()
-    has_work = select(col(Step.id)).where(col(Step.job_id) == Job.id, claimable(queue)).correlate(Job).exists()
+    has_work = select(col(Step.id)).where(col(Step.job_id) == Job.id, claimable(queue, here=True)).correlate(Job).exists()
     return (
         select(col(Job.id))
         .where(col(Job.state).in_([JobState.QUEUED, JobState.RUNNING]), has_work)
@@ -101,7 +101,7 @@ def _claim_from(session: Session, job_id: str, queue: Queue | str, *, owner: str
         >= job.max_parallel
     ):
         return None
-    best = select(Step).where(col(Step.job_id) == job_id, claimable(queue)).order_by(col(Step.position)).limit(1)
+    best = select(Step).where(col(Step.job_id) == job_id, claimable(queue, here=True)).order_by(col(Step.position)).limit(1)
     step = session.scalars(best.with_for_update().execution_options(populate_existing=True)).one_or_none()
     if step is None:
         return None

@@ -12,18 +12,17 @@ from sqlmodel import Session, col
 
 from app import db, lifecycle
 from app.endpoints import publish
-from app.endpoints.rows import live, loads_never
-from app.endpoints.spread import able, serves, spread
-from app.endpoints.wanted import ANY, Use, Want, Wanted, adapters, bases, uses
+from app.endpoints.options import differing, loras
+from app.endpoints.rows import failure_of, forget, live, loads_never, model_of
+from app.endpoints.spread import able, model_for, spread, why_never
+from app.endpoints.wanted import Use, Want, Wanted, adapters, bases, fitting, lines_of, uses
 from app.errors import JobNotFound
-from app.models import Endpoint, JobEvent
+from app.models import Endpoint, EndpointState, JobEvent
 from app.settings import get_settings
 from app.store import events
 
 log = logging.getLogger("synthq.endpoints")
 
-MOST_LORAS: Final = 4
-"""Adapters beside a base, where its options do not say."""
 OTHER_OPTIONS: Final = "model.options"
 """Type of the event that tells a job that a model of it is served as an older job asks."""
 NO_ROOM: Final = "model.no_room"
@@ -64,8 +63,8 @@ def tend() -> None:
     if not plan.empty:
         with db.writing() as session:
             assign(session)
-    for use, reason in plan.hopeless:
-        _fail(use, reason)
+    for use, _ in plan.hopeless:
+        _fail(use)
 
 
 def assign(session: Session) -> None:
@@ -76,7 +75,7 @@ def assign(session: Session) -> None:
         if endpoint is None:
             continue  # its worker began anew between the look and the lock
         if id in plan.desired:
-            _point(endpoint, plan.desired[id])
+            _point(session, endpoint, plan.desired[id])
         if id in plan.idle:
             endpoint.idle_since = db.clock(session) if plan.idle[id] else None
         session.add(endpoint)
@@ -85,12 +84,20 @@ def assign(session: Session) -> None:
         events.append(session, job_id, type, message, level="warning")
 
 
-def _point(endpoint: Endpoint, desired: dict[str, Any]) -> None:
-    fresh = _names(desired) - _names(endpoint.desired)
-    endpoint.failures = {name: told for name, told in endpoint.failures.items() if name not in fresh}  # it tries anew
+def _point(session: Session, endpoint: Endpoint, desired: dict[str, Any]) -> None:
+    before, model = endpoint.desired, model_of(desired)
+    fresh = _names(desired) - (_names(before) if model_of(before) == model else set())
+    forget(endpoint, fresh, model)  # it tries anew
+    if before and model_of(before) != model and endpoint.state == EndpointState.READY:
+        endpoint.state, endpoint.ready_at = EndpointState.STARTING, None  # nobody begins to ask what is about to end
+        endpoint.changed_at = db.clock(session)
     endpoint.desired = desired
-    loras = len(desired.get("adapters", {}))
-    log.info("endpoint %s should serve %s and %d adapters", endpoint.id, desired.get("base", "nothing"), loras)
+    log.info(
+        "endpoint %s should serve %s and %d adapters",
+        endpoint.id,
+        desired.get("base", "nothing"),
+        len(desired.get("adapters", {})),
+    )
 
 
 def _names(desired: dict[str, Any]) -> set[str]:
@@ -102,9 +109,9 @@ def _plan(session: Session) -> _Plan:
     if not endpoints:
         return plan
     found = uses(session, dated=any(endpoint.failures for endpoint in endpoints))
-    wants = bases(found, {engine for endpoint in endpoints for engine in endpoint.engines})
+    wants = bases(found, endpoints)
     given = spread(endpoints, wants)
-    served: dict[tuple[str, str], dict[str, Any]] = {}
+    served: dict[tuple[str, str, str], dict[str, Any]] = {}
     for endpoint in endpoints:
         want = given.get(endpoint.id)
         desired = _wanted_of(session, endpoint, want) if want is not None else _kept(session, endpoint)
@@ -115,65 +122,81 @@ def _plan(session: Session) -> _Plan:
         if want is not None:
             served.setdefault(want.key, desired)
     plan.notes = [note for want in wants if want.key in served for note in _notes(session, want, served[want.key])]
-    plan.hopeless = [(use, reason) for use in found if (reason := hopeless(use, endpoints)) is not None]
+    for want in wants:
+        theirs = [endpoint for endpoint in endpoints if (has := given.get(endpoint.id)) is not None and has.key == want.key]
+        plan.hopeless += _hopeless(want, endpoints, theirs)
     return plan
 
 
 def _wanted_of(session: Session, endpoint: Endpoint, want: Want) -> dict[str, Any]:
-    """What an endpoint should serve for the jobs that want a base. While steps play with it, only its adapters change."""
-    present = endpoint.desired
-    if serves(endpoint, want) and want.running:
-        engine, options = present["engine"], present["options"]
-    else:
-        engine, options = want.engine, want.first.options
-        engine = endpoint.engines[0] if engine == ANY else engine
-    return _desired(session, endpoint, engine=engine, base=want.base, options=options, want=want)
+    """What an endpoint should serve for the jobs that want a base. Where what it serves will do, only its adapters change."""
+    return _desired(session, endpoint, model_for(endpoint, want), want)
 
 
 def _kept(session: Session, endpoint: Endpoint) -> dict[str, Any]:
     """What an endpoint keeps that nobody needs now: its base for a while, for the next job may want it."""
     present = endpoint.desired
-    if not present or loads_never(endpoint, present["base"], 0.0) is not None:
+    if not present or loads_never(endpoint, present["base"], model_of(present), 0.0) is not None:
         return {}
     if endpoint.idle_since is not None and db.clock(session) - endpoint.idle_since > get_settings().engine_idle_s:
         return {}
-    asked = {"engine": present["engine"], "base": present["base"], "options": present["options"]}
-    return _desired(session, endpoint, **asked, want=None)
+    return _desired(session, endpoint, model_of(present), None)
 
 
-def _desired(
-    session: Session, endpoint: Endpoint, *, engine: str, base: str, options: dict[str, Any], want: Want | None
-) -> dict[str, Any]:
-    chosen: dict[str, str] = {}
-    room = _room(options)
-    for each in adapters(session, want, base):
-        if (each.in_use or len(chosen) < room) and loads_never(endpoint, each.name, each.since) is None:
-            chosen[each.name] = each.path
-    return {"engine": engine, "base": base, "options": options, "adapters": chosen}
+def _desired(session: Session, endpoint: Endpoint, model: dict[str, Any], want: Want | None) -> dict[str, Any]:
+    loaded = endpoint.desired.get("adapters", {})
+    found = adapters(session, want, model["base"], loaded=loaded)
+    may_load = [each for each in found if loads_never(endpoint, each.name, model, each.since) is None]
+    lines = lines_of(want.uses) if want is not None else ()
+    return {**model, "adapters": {each.name: each.path for each in fitting(may_load, lines, loras(model["options"]))}}
 
 
-def _room(options: dict[str, Any]) -> int:
-    return int(options.get("max_loras", MOST_LORAS))
+def _hopeless(want: Want, endpoints: Sequence[Endpoint], theirs: Sequence[Endpoint]) -> list[tuple[Use, str]]:
+    """The uses of a want that no endpoint can ever serve, and why. ``theirs``: the endpoints that should serve it.
+
+    A base is given up once every endpoint that is able to has failed, for the jobs that ask for it in the way that failed. An
+    adapter is bad wherever the base is served, so one endpoint that cannot load it for good is enough.
+    """
+    reasons = {each.id: why_never(each, want) for each in endpoints if able(each, want.engine)}
+    if reasons and None not in reasons.values():
+        where = "the inference worker" if len(reasons) == 1 else f"all {len(reasons)} inference workers"
+        told = next(iter(reasons.values()))
+        mine = [use for use in want.uses if use.row.options == want.first.options]
+        return [(use, f"{where} failed to load {_ref(use)}: {told}") for use in mine]
+    found = [(use, _bad_adapter(use, theirs, alone=len(reasons) == 1)) for use in want.uses if use.row.adapter]
+    return [(use, reason) for use, reason in found if reason is not None]
 
 
-def hopeless(use: Use, endpoints: Sequence[Endpoint]) -> str | None:
-    """Why no endpoint can ever serve a model that a job wants; None while one may, or while there is none to try."""
-    row = use.row
-    able_ones = [endpoint for endpoint in endpoints if able(endpoint, row.engine)]
-    reasons = [
-        loads_never(each, row.base, use.since) or (loads_never(each, row.adapter, use.since) if row.adapter else None)
-        for each in able_ones
-    ]
-    if not reasons or None in reasons:
+def _bad_adapter(use: Use, theirs: Sequence[Endpoint], *, alone: bool) -> str | None:
+    told = [(each, loads_never(each, use.row.adapter, model_of(each.desired), use.since)) for each in theirs]
+    failed = [(each, reason) for each, reason in told if reason is not None]
+    lasting = [(each, reason) for each, reason in failed if _is_lasting(each, use)]
+    if not lasting and len(failed) < len(told):
         return None
-    where = "the inference worker" if len(reasons) == 1 else f"all {len(reasons)} inference workers"
-    return f"{where} failed to load {row.label.partition(':')[2]}: {reasons[0]}"
+    endpoint, reason = next(iter(lasting or failed), (None, ""))
+    if endpoint is None:
+        return None
+    where = "the inference worker" if alone else f"endpoint {endpoint.id}"
+    return f"{where} failed to load {_ref(use)}: {reason}"
 
 
-def _fail(use: Use, reason: str) -> None:
+def _is_lasting(endpoint: Endpoint, use: Use) -> bool:
+    told = failure_of(endpoint, use.row.adapter, model_of(endpoint.desired))
+    return told is not None and bool(told["lasting"])
+
+
+def _ref(use: Use) -> str:
+    return use.row.label.partition(":")[2]
+
+
+def _fail(use: Use) -> None:
+    """Fail what waits for a model that no endpoint can serve, if that is so still: the job may be another try by now."""
     try:
         with db.writing() as session:
-            lifecycle.fail_waiting(session, use.row.job_id, use.row.label, reason)
+            lifecycle.lock_job(session, use.row.job_id)
+            for now, reason in _plan(session).hopeless:
+                if (now.row.job_id, now.row.label) == (use.row.job_id, use.row.label):
+                    lifecycle.fail_waiting(session, now.row.job_id, now.row.label, reason)
     except JobNotFound:
         return  # it was removed between the look and the lock
 
@@ -184,20 +207,21 @@ def _fail(use: Use, reason: str) -> None:
 def _notes(session: Session, want: Want, desired: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What the jobs that want a base are to be told of how it is served, and were not told yet."""
     said = [(use.row.job_id, OTHER_OPTIONS, sentence) for use in want.uses if (sentence := _otherwise(use, desired))]
-    full = len(desired["adapters"]) >= _room(desired["options"])
-    waits = [each for each in adapters(session, want, want.base) if full and each.name not in desired["adapters"]]
+    found = adapters(session, want, want.base, loaded=desired["adapters"])
+    taken = fitting(found, lines_of(want.uses), loras(desired["options"]))
+    waits = [each for each in found if each not in taken]
     said += [(each.job_id, NO_ROOM, _no_room(each, desired)) for each in waits]
     return [note for note in dict.fromkeys(said) if not _told(session, note)]
 
 
 def _otherwise(use: Use, desired: dict[str, Any]) -> str | None:
     asked, has = use.row.options, desired["options"]
-    differ = [f"{key} = {has.get(key)}, not {value}" for key, value in asked.items() if has.get(key) != value]
+    differ = [f"{key} = {has.get(key)}, not {asked[key]}" for key in differing(has, asked)]
     return f"{use.row.base} is served already, as an older job asks: {'; '.join(differ)}" if differ else None
 
 
 def _no_room(each: Wanted, desired: dict[str, Any]) -> str:
-    there, room = len(desired["adapters"]), _room(desired["options"])
+    there, room = len(desired["adapters"]), loras(desired["options"])
     return f"the adapter {each.path} waits for room: {there} are loaded beside {desired['base']} (max_loras = {room})"
 
 

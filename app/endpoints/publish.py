@@ -11,8 +11,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
 from app import db
-from app.endpoints.choice import ready
-from app.endpoints.rows import live, loads_never
+from app.endpoints.choice import is_ready
+from app.endpoints.rows import live, loads_never, model_of
 from app.errors import LostStep
 from app.lifecycle import lock_job
 from app.models import ENDED, AdapterHold, AdapterVersion, Endpoint, Job, Step, StepState, VersionState, served_name
@@ -128,16 +128,21 @@ def _fault(endpoint: Endpoint, version: AdapterVersion) -> str | None:
     has = endpoint.adapters.get(version.name, {}).get("sha256")
     if has and has != version.sha256:
         return f"endpoint {endpoint.id} found other bytes in {version.path} (sha256 {has}) than were published ({version.sha256})"
-    told = loads_never(endpoint, version.name, version.published_at)
+    told = loads_never(endpoint, version.name, model_of(endpoint.desired), version.published_at)
     return f"endpoint {endpoint.id} could not load it: {told}" if told else None
 
 
 def _everywhere(session: Session, version: AdapterVersion) -> bool:
-    """Whether every ready endpoint of its base has loaded a version, and there is one."""
+    """Whether every ready endpoint of its base that should has loaded a version, and there is one.
+
+    An endpoint that serves the base for other jobs, in another way, should not; of one that was told nothing yet, nobody knows.
+    """
     if version.state != VersionState.LOADING:
         return False
-    endpoints = ready(session, version.base)
-    return bool(endpoints) and all(version.name in endpoint.adapters for endpoint in endpoints)
+    query = select(Endpoint).where(is_ready(), col(Endpoint.base) == version.base)
+    endpoints = session.scalars(query.execution_options(populate_existing=True)).all()
+    theirs = [each for each in endpoints if not each.desired or version.name in {**each.desired["adapters"], **each.adapters}]
+    return bool(theirs) and all(version.name in endpoint.adapters for endpoint in theirs)
 
 
 def _flip(session: Session, versions: list[AdapterVersion], to: AdapterVersion) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Float, and_, bindparam, delete, or_, select, update
+from sqlalchemy import ColumnElement, Float, String, and_, bindparam, delete, not_, or_, select, update
 from sqlmodel import Session, col
 
 from app import db
@@ -20,6 +20,14 @@ REPORTED: Final = ("state", "url", "engine", "base", "adapters", "in_flight", "c
 """What ``report`` takes."""
 MOST_TRIES: Final = 3
 """Times that an endpoint may fail to load something before it is left alone."""
+STEADY_S: Final = 60.0
+"""A base that was served for this long begins the count of its failures anew; one that only came up does not."""
+MOST_KEPT: Final = 8
+"""Failures that are kept of one name, each of another engine or of other options."""
+MODEL: Final = ("engine", "base", "options")
+"""What of the desired state says which model is served, and how: what failed one way may be loaded another."""
+HERE: Final = ("http://127.", "http://localhost", "http://[::1]")
+"""What the address of an engine begins with that answers its own machine alone."""
 MOST_REASON: Final = 2000
 """Characters that are kept of a reason: an engine's last words may be a whole log."""
 
@@ -62,7 +70,8 @@ def beat(endpoint_id: str, *, in_flight: int | None = None) -> bool:
 def report(endpoint_id: str, **values: Any) -> bool:
     """Write what an endpoint is and serves now, any of REPORTED; it counts as a heartbeat too. False as ``beat`` does.
 
-    What turns out to be served is no failure any more.
+    An adapter that turns out to be served is no failure any more. A base may be ready and end at once each time, so its failures
+    are kept; ``failed`` says when their count begins anew.
     """
     unknown = set(values) - set(REPORTED)
     assert not unknown, f"an endpoint does not report {', '.join(sorted(unknown))}"
@@ -78,26 +87,54 @@ def report(endpoint_id: str, **values: Any) -> bool:
         if (row.state, row.base) != before:
             row.changed_at = at
             row.ready_at = at if row.state == EndpointState.READY else None
-        served = {*row.adapters, *([row.base] if row.state == EndpointState.READY else [])}
-        row.failures = {name: told for name, told in row.failures.items() if name not in served}
+        row.failures = {name: told for name, told in row.failures.items() if name not in row.adapters}
         session.add(row)
         return True
 
 
-def failed(endpoint_id: str, name: str, reason: str, *, lasting: bool = False) -> int:
+def failed(endpoint_id: str, name: str, reason: str, *, lasting: bool = False, model: Mapping[str, Any] | None = None) -> int:
     """Write that an endpoint could not load a base or an adapter; give how often it tried in a row, 0 when its row is gone.
 
-    ``lasting``: another try would end the same way, for it is no model, or the memory does not hold it.
+    ``lasting``: another try would end the same way, for it is no model, or the memory does not hold it. ``model``: the MODEL
+    keys of what it was to serve then; what is desired of it now, if it is not told.
     """
     with db.writing() as session:
         row = _locked(session, endpoint_id)
         if row is None:
             return 0
-        tries = int(row.failures.get(name, {}).get("tries", 0)) + 1
-        told = {"reason": reason[:MOST_REASON], "tries": tries, "lasting": lasting, "at": db.clock(session)}
-        row.failures = {**row.failures, name: told}
+        at, of = db.clock(session), model_of(row.desired if model is None else model)
+        before = failure_of(row, name, of)
+        steady = name == row.base and row.ready_at is not None and at - row.ready_at >= STEADY_S
+        tries = 1 if before is None or steady else int(before["tries"]) + 1
+        told = {"reason": reason[:MOST_REASON], "tries": tries, "lasting": lasting, "at": at, "model": of}
+        others = [each for each in _failures(row, name) if each["model"] != of][: MOST_KEPT - 1]
+        row.failures = {**row.failures, name: told | ({"others": others} if others else {})}
         session.add(row)
         return tries
+
+
+def model_of(desired: Mapping[str, Any]) -> dict[str, Any]:
+    """Which model a desired state is of, and how it is to be served; empty for none."""
+    return {key: desired[key] for key in MODEL} if desired else {}
+
+
+def failure_of(endpoint: Endpoint, name: str, model: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an endpoint told of a base or an adapter that it could not load when it was to serve ``model``; None if it did not."""
+    return next((told for told in _failures(endpoint, name) if told["model"] == model), None)
+
+
+def _failures(endpoint: Endpoint, name: str) -> list[dict[str, Any]]:
+    """The failures of a name, the latest first."""
+    last = endpoint.failures.get(name)
+    return [] if last is None else [{key: last[key] for key in last if key != "others"}, *last.get("others", [])]
+
+
+def forget(endpoint: Endpoint, names: Iterable[str], model: Mapping[str, Any]) -> None:
+    """Drop the failures of these names with a model: it is to be tried anew."""
+    for name in names:
+        left = [told for told in _failures(endpoint, name) if told["model"] != model]
+        kept = {name: left[0] | ({"others": left[1:]} if left[1:] else {})} if left else {}
+        endpoint.failures = {**{key: told for key, told in endpoint.failures.items() if key != name}, **kept}
 
 
 def stopped(endpoint_id: str) -> None:
@@ -119,15 +156,29 @@ def desired_of(endpoint_id: str) -> Mapping[str, Any] | None:
         return found
 
 
-def loads_never(endpoint: Endpoint, name: str, since: float) -> str | None:
-    """Why an endpoint will not load a base or an adapter that somebody wants ``since`` then; None while it may.
+def loads_never(endpoint: Endpoint, name: str, model: Mapping[str, Any], since: float) -> str | None:
+    """Why an endpoint will not load a base, or an adapter on it, that somebody wants so ``since`` then; None while it may.
 
     A failure from before that tells of what was there then: the folder may be whole by now.
     """
-    told = endpoint.failures.get(name)
-    if told is None or told["at"] < since or not (told["lasting"] or told["tries"] >= MOST_TRIES):
-        return None
-    return str(told["reason"])
+    told = failure_of(endpoint, name, model)
+    return None if told is None or told["at"] < since or not is_final(told) else str(told["reason"])
+
+
+def is_final(told: Mapping[str, Any]) -> bool:
+    """Whether an endpoint that failed so is left alone."""
+    return bool(told["lasting"]) or int(told["tries"]) >= MOST_TRIES
+
+
+def is_reached() -> ColumnElement[bool]:
+    """True for endpoints that answer this machine: an address that is a machine's own says nothing to another."""
+    here = bindparam(None, callable_=lambda: socket.gethostname(), type_=String())
+    return or_(col(Endpoint.host) == here, not_(or_(*(col(Endpoint.url).startswith(each, autoescape=True) for each in HERE))))
+
+
+def answers(endpoint: Endpoint, hosts: Collection[str]) -> bool:
+    """Whether an endpoint answers any of these machines."""
+    return not endpoint.url.startswith(HERE) or endpoint.host in hosts
 
 
 def is_live() -> ColumnElement[bool]:

@@ -1,15 +1,18 @@
 """Which endpoint serves which base. Pure: no database, no clock.
 
-An endpoint stays on its base while any job wants it. Free ones go to the bases that nobody serves, in the order of their jobs,
-and then to where most steps wait. To a base that none of them can serve, a base that several endpoints serve lends one.
+An endpoint stays on its base, served as it is, while any job wants that. Free ones go to the bases that nobody serves, in the
+order of their jobs, and then to where most steps wait. To a base that none of them can serve, a base that several endpoints serve
+lends one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from app.endpoints.rows import loads_never
+from app.endpoints.options import covers
+from app.endpoints.rows import loads_never, model_of
 from app.endpoints.wanted import ANY, Want
 from app.models import Endpoint
 
@@ -18,9 +21,9 @@ def spread(endpoints: Sequence[Endpoint], wants: Sequence[Want]) -> dict[str, Wa
     """What each endpoint should serve of what is wanted, by its id; those that are not named here are not needed."""
     given: dict[str, Want] = {}
     for endpoint in endpoints:
-        present = next((want for want in wants if serves(endpoint, want)), None)
-        if present is not None and can(endpoint, present):
-            given[endpoint.id] = present
+        mine = [want for want in wants if serves(endpoint, want) and can(endpoint, want)]
+        if mine:
+            given[endpoint.id] = min(mine, key=lambda want: not same(endpoint, want))
     free = sorted((each for each in endpoints if each.id not in given), key=_ease)
     for want in _unserved(wants, given):
         taken = _first(free, want)
@@ -44,8 +47,24 @@ def _unserved(wants: Sequence[Want], given: dict[str, Want]) -> list[Want]:
 
 
 def can(endpoint: Endpoint, want: Want) -> bool:
-    """Whether an endpoint may come to serve a base."""
-    return able(endpoint, want.engine) and loads_never(endpoint, want.base, want.since) is None
+    """Whether an endpoint may come to serve a base as it is wanted."""
+    return able(endpoint, want.engine) and why_never(endpoint, want) is None
+
+
+def why_never(endpoint: Endpoint, want: Want) -> str | None:
+    """Why an endpoint that is able to will not load a base as it is wanted; None while it may."""
+    return loads_never(endpoint, want.base, model_for(endpoint, want), want.since)
+
+
+def model_for(endpoint: Endpoint, want: Want) -> dict[str, Any]:
+    """Which model an endpoint should serve, and how, for what is wanted: what it serves will do, unless that failed for good."""
+    present = model_of(endpoint.desired)
+    if serves(endpoint, want) and loads_never(endpoint, want.base, present, want.since) is None:
+        return present
+    engines = endpoint.engines if want.engine == ANY else [want.engine]
+    asked = [{"engine": engine, "base": want.base, "options": want.options} for engine in engines]
+    hopeful = (each for each in asked if loads_never(endpoint, want.base, each, want.since) is None)
+    return next(hopeful, asked[0])
 
 
 def able(endpoint: Endpoint, engine: str) -> bool:
@@ -54,9 +73,21 @@ def able(endpoint: Endpoint, engine: str) -> bool:
 
 
 def serves(endpoint: Endpoint, want: Want) -> bool:
-    """Whether an endpoint is on its way to what is wanted, or there."""
+    """Whether an endpoint is on its way to what is wanted or to more than that, or there."""
+    return on_the_way(endpoint, want.base, want.engine, want.options)
+
+
+def on_the_way(endpoint: Endpoint, base: str, engine: str, options: Mapping[str, Any]) -> bool:
+    """Whether what an endpoint should serve will do for who asks so."""
     present = endpoint.desired
-    return bool(present) and present["base"] == want.base and want.engine in (ANY, present["engine"])
+    return (
+        bool(present) and present["base"] == base and engine in (ANY, present["engine"]) and covers(present["options"], options)
+    )
+
+
+def same(endpoint: Endpoint, want: Want) -> bool:
+    """Whether an endpoint should serve a base just as it is wanted."""
+    return bool(endpoint.desired) and endpoint.desired["options"] == want.options
 
 
 def _ease(endpoint: Endpoint) -> tuple[bool, float, float, str]:

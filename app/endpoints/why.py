@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
-from app.endpoints.rows import MOST_TRIES
-from app.endpoints.spread import able
+from app.endpoints.options import short_of
+from app.endpoints.rows import MOST_TRIES, answers, failure_of, model_of
+from app.endpoints.spread import able, on_the_way
 from app.models import Endpoint, EndpointState, ModelUse
 
 
-def why_not_served(use: ModelUse, endpoints: Sequence[Endpoint], at: float) -> str | None:
-    """What must happen before steps can play with a model; None when an endpoint answers for it. ``at``: now."""
+def why_not_served(use: ModelUse, endpoints: Sequence[Endpoint], at: float, *, hosts: Collection[str]) -> str | None:
+    """What must happen before steps can play with a model; None when an endpoint answers for it.
+
+    ``at``: now. ``hosts``: the machines that rollout workers run on.
+    """
     ref = use.label.partition(":")[2]
     if not endpoints:
         return f"waits for an inference worker that can serve {ref} (none is alive); start one: `synthq worker inference`"
@@ -18,44 +23,61 @@ def why_not_served(use: ModelUse, endpoints: Sequence[Endpoint], at: float) -> s
     if not fit:
         with_it = f" with {use.engine}" if use.engine != "auto" else ""
         return f"waits for an inference worker that can serve {ref}{with_it} (none of the {len(endpoints)} alive has it)"
-    told = [_told(use, ref, endpoint, at) for endpoint in fit if _for_it(use, endpoint)]
+    theirs = [endpoint for endpoint in fit if on_the_way(endpoint, use.base, use.engine, use.options)]
+    told = [_told(use, ref, endpoint, at, hosts) for endpoint in theirs]
     if None in told:
         return None
     if told:
         return next((each for each in told if each and "failed" not in each), told[0])
-    failed = next((each for each in fit if use.base in each.failures), None)
+    failed = next((each for each in fit if _failed_so(each, use) is not None), None)
     if failed is not None:
         return f"endpoint {failed.id} failed to load {use.base}: {failed.failures[use.base]['reason']}"
+    otherwise = next((each for each in fit if each.desired and each.desired["base"] == use.base), None)
+    if otherwise is not None and (short := short_of(otherwise.desired["options"], use.options)):
+        return f"waits for its turn: endpoint {otherwise.id} serves {use.base} otherwise for other jobs ({short})"
     if all(endpoint.desired and endpoint.idle_since is None for endpoint in fit):
         return f"waits for an endpoint that is free to serve {ref}: {_serve(len(fit))} models that other jobs need"
     return f"waits for the scheduler to have an endpoint serve {ref}"
 
 
-def _for_it(use: ModelUse, endpoint: Endpoint) -> bool:
-    return endpoint.desired.get("base") == use.base and use.engine in ("auto", endpoint.desired["engine"])
+def _failed_so(endpoint: Endpoint, use: ModelUse) -> dict[str, Any] | None:
+    """The last failure of the base, if it was asked for as this use does."""
+    told = endpoint.failures.get(use.base)
+    return told if told is not None and told["model"].get("options") == use.options else None
 
 
 def _serve(count: int) -> str:
     return "the only one serves" if count == 1 else f"all {count} serve"
 
 
-def _told(use: ModelUse, ref: str, endpoint: Endpoint, at: float) -> str | None:
+def _told(use: ModelUse, ref: str, endpoint: Endpoint, at: float, hosts: Collection[str]) -> str | None:
     """How far an endpoint that should serve the base is; None when it answers for the model."""
-    if use.base in endpoint.failures:
-        return _failure(endpoint, use.base)
+    model = model_of(endpoint.desired)
     if endpoint.state != EndpointState.READY or endpoint.base != use.base:
+        failed = failure_of(endpoint, use.base, model)
+        if failed is not None:
+            return _failure(endpoint, use.base, failed)
         since = f" ({max(0.0, at - endpoint.changed_at):.0f} s)" if endpoint.base == use.base else ""
         return f"endpoint {endpoint.id} is loading {use.base}{since}"
+    if not answers(endpoint, hosts):
+        return _out_of_reach(endpoint)
     if not use.adapter or use.adapter in endpoint.adapters:
         return None
-    if use.adapter in endpoint.failures:
-        return _failure(endpoint, use.adapter, ref)
+    failed = failure_of(endpoint, use.adapter, model)
+    if failed is not None:
+        return _failure(endpoint, ref, failed)
     if use.adapter in endpoint.desired["adapters"]:
         return f"endpoint {endpoint.id} is loading {ref}"
     return f"waits for room: endpoint {endpoint.id} has {len(endpoint.desired['adapters'])} adapters in use beside {use.base}"
 
 
-def _failure(endpoint: Endpoint, name: str, ref: str = "") -> str:
-    told = endpoint.failures[name]
+def _out_of_reach(endpoint: Endpoint) -> str:
+    where = f"endpoint {endpoint.id} answers {endpoint.host} alone ({endpoint.url})"
+    return (
+        f"{where}, where no rollout worker runs; start one there, or set SYNTHQ_ENGINE_HOST there to an address for other hosts"
+    )
+
+
+def _failure(endpoint: Endpoint, name: str, told: dict[str, Any]) -> str:
     tries = "" if told["lasting"] else f" (try {told['tries']} of {MOST_TRIES})"
-    return f"endpoint {endpoint.id} failed to load {ref or name}{tries}: {told['reason']}"
+    return f"endpoint {endpoint.id} failed to load {name}{tries}: {told['reason']}"

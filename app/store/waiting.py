@@ -104,7 +104,7 @@ class Scene:
     def _unserved(self, job: Job, labels: Sequence[str]) -> str | None:
         """Why none of the models that its steps need is served; None when one is."""
         uses = [use for label in labels if (use := use_of(self.session, job.id, label)) is not None]
-        reasons = [why_not_served(use, self._endpoints, self.at) for use in uses]
+        reasons = [why_not_served(use, self._endpoints, self.at, hosts=self._hosts) for use in uses]
         return None if None in reasons else next(iter(reasons), None)
 
     def _backoff(self, job: Job) -> str:
@@ -159,6 +159,12 @@ class Scene:
     @cached_property
     def _workers(self) -> list[Worker]:
         return live_workers(self.session)
+
+    @cached_property
+    def _hosts(self) -> set[str]:
+        """The machines that play; any is as good as this one while there is none, for what is missing then is said elsewhere."""
+        found = {worker.host for worker in workers.serving(self._workers, Queue.ROLLOUT)}
+        return found or {endpoint.host for endpoint in self._endpoints}
 
     @cached_property
     def _endpoints(self) -> list[Endpoint]:

@@ -100,7 +100,7 @@ def test_it_is_told_since_when_it_loads_and_serves(store: str) -> None:
     assert row(id).changed_at == serving.changed_at
 
 
-def test_failures_are_counted_by_name_until_it_is_served(store: str) -> None:
+def test_failures_are_counted_by_name_and_an_adapter_that_is_served_has_none(store: str) -> None:
     id = begin()
     assert [endpoints.failed(id, BASE, f"try {i}") for i in (1, 2)] == [1, 2]
     assert endpoints.failed(id, next(iter(ADAPTER)), "rank 128 is above 64", lasting=True) == 1
@@ -108,9 +108,44 @@ def test_failures_are_counted_by_name_until_it_is_served(store: str) -> None:
     assert told[BASE]["reason"] == "try 2"
     assert not told[BASE]["lasting"]
     endpoints.report(id, state="ready", base=BASE)
-    assert list(row(id).failures) == list(ADAPTER)
+    assert set(row(id).failures) == {BASE, *ADAPTER}
     endpoints.report(id, adapters=ADAPTER)
-    assert row(id).failures == {}
+    assert list(row(id).failures) == [BASE]
+
+
+def test_a_base_that_is_ready_and_dies_each_time_is_given_up_and_one_that_served_for_long_is_not(store: str) -> None:
+    id = begin()
+    job = submit_play(seeds="0-1")
+    look()
+    for tries in range(1, rows.MOST_TRIES + 1):
+        bring_there(id)
+        if tries == rows.MOST_TRIES:
+            write("UPDATE endpoint SET ready_at = ready_at - :steady", steady=rows.STEADY_S)
+            assert endpoints.failed(id, BASE, "the engine ended") == 1
+            endpoints.report(id, state="starting")
+            bring_there(id)
+            assert endpoints.failed(id, BASE, "the engine ended") == 2
+            endpoints.report(id, state="starting")
+            bring_there(id)
+            assert endpoints.failed(id, BASE, "the engine ended") == rows.MOST_TRIES
+        else:
+            assert endpoints.failed(id, BASE, "the engine ended") == tries
+        endpoints.report(id, state="starting")
+        assert kit.job(job.id).state == "queued"
+    assert end_of(job.id)[0] == "failed"
+
+
+def test_failures_are_kept_apart_by_how_the_base_was_to_be_served(store: str) -> None:
+    id = begin()
+    one: dict[str, Any] = {"engine": "vllm", "base": BASE, "options": {"dtype": "float16"}}
+    two: dict[str, Any] = {"engine": "vllm", "base": BASE, "options": {}}
+    assert [endpoints.failed(id, BASE, "it", model=model) for model in (one, two, one)] == [1, 1, 2]
+    found = row(id)
+    told = [(rows.failure_of(found, BASE, model) or {})["tries"] for model in (one, two)]
+    assert told == [2, 1]
+    rows.forget(found, [BASE], one)
+    assert rows.failure_of(found, BASE, one) is None
+    assert rows.failure_of(found, BASE, two) is not None
 
 
 # -- what each should serve ----------------------------------------------------------------------------------------------------
@@ -210,29 +245,92 @@ def test_two_jobs_may_have_one_base_served_by_two_engines(store: str) -> None:
     ]
 
 
-def test_the_options_are_those_of_the_older_job_and_the_other_is_told_once(store: str) -> None:
+def test_a_job_shares_what_covers_its_options_and_is_told_once_of_what_is_otherwise(store: str) -> None:
     id = begin()
-    older = submit_play(use(options={"max_model_len": 1024, "max_loras": 2}))
-    newer = submit_play(use(options={"max_model_len": 4096, "max_loras": 2}), priority=9)
+    older = submit_play(use(options={"max_model_len": 4096, "max_num_seqs": 8}))
+    newer = submit_play(use(options={"max_model_len": 1024, "max_num_seqs": 16}), priority=9)
     for _ in range(3):
         look()
-    assert row(id).desired["options"]["max_model_len"] == 1024
+    assert row(id).desired["options"] == {"max_model_len": 4096, "max_num_seqs": 8}
+    bring_there(id)
+    assert kit.claim().job_id == newer.id
     told = [event.message for event in kit.job_events(newer.id) if event.type == "model.options"]
-    assert told == [f"{BASE} is served already, as an older job asks: max_model_len = 1024, not 4096"]
+    assert told == [f"{BASE} is served already, as an older job asks: max_num_seqs = 8, not 16"]
     assert not [event for event in kit.job_events(older.id) if event.type == "model.options"]
+
+
+FULL: dict[str, Any] = {
+    "max_model_len": 4096,
+    "max_lora_rank": 16,
+    "max_loras": 2,
+    "limit_mm_per_prompt": {"image": 2, "video": 0},
+    "dtype": "auto",
+}
+MORE: list[dict[str, Any]] = [
+    {"max_model_len": 8192},
+    {"max_lora_rank": 64},
+    {"max_loras": 3},
+    {"limit_mm_per_prompt": {"image": 3, "video": 0}},
+    {"dtype": "float32"},
+]
+
+
+@pytest.mark.parametrize("more", MORE, ids=lambda more: next(iter(more)))
+def test_options_that_do_not_cover_what_a_job_asks_make_it_wait_for_its_turn(store: str, more: dict[str, Any]) -> None:
+    heartbeat.lead("scheduler", "one", 600.0)
+    id = begin()
+    older = submit_play(use(options=FULL))
+    look()
+    bring_there(id)
+    kit.claim()
+    newer = submit_play(adapter("adapter-a", options=FULL | more), priority=9)
+    look()
+    bring_there(id)
+    look()
+    assert (row(id).desired["options"], row(id).desired["adapters"]) == (FULL, {})
+    assert {step.state for step in kit.steps(newer.id)} == {"queued"}
+    assert kit.claim().job_id == older.id
+    key = next(iter(more))
+    why = reason(newer.id)
+    assert why is not None
+    assert why.startswith(f"waits for its turn: endpoint {id} serves {BASE} otherwise for other jobs ({key}")
+    with db.writing() as session:
+        lifecycle.cancel(session, older)
+    look()
+    assert row(id).desired["options"] == FULL | more
+    assert claims.claim(Queue.ROLLOUT, owner="w") is None, "the engine that is there still is the old one"
+    bring_there(id)
+    assert kit.claim().job_id == newer.id
+
+
+def test_options_that_do_not_cover_what_a_job_asks_have_another_endpoint_serve_it(store: str) -> None:
+    one, two = begin("one"), begin("two")
+    small, large = {"max_model_len": 1024}, {"max_model_len": 4096}
+    submit_play(use(options=small), seeds="0-9")
+    newer = submit_play(use(options=large))
+    look()
+    assert [row(id).desired["options"] for id in (one, two)] == [small, large]
+    bring_there(one)
+    with db.reading() as session:
+        assert [each.id for each in endpoints.ready(session, BASE, options=small)] == [one]
+        assert endpoints.ready(session, BASE, options=large) == []
+    assert kit.claim().job_id != newer.id
+    look()
+    assert [row(id).desired["options"] for id in (one, two)] == [small, large]
 
 
 def test_what_steps_play_with_is_not_served_otherwise_when_the_older_job_ends(store: str) -> None:
     id = begin()
-    older = submit_play(use(options={"max_model_len": 1024}))
-    submit_play(use(options={"max_model_len": 4096}), priority=9)
+    asked = {"max_model_len": 4096, "max_num_seqs": 8}
+    older = submit_play(use(options=asked))
+    submit_play(use(options={"max_model_len": 1024, "max_num_seqs": 16}), priority=9)
     look()
     bring_there(id)
     kit.claim()
     with db.writing() as session:
         lifecycle.cancel(session, older)
     look()
-    assert row(id).desired["options"] == {"max_model_len": 1024}
+    assert row(id).desired["options"] == asked
 
 
 def test_every_endpoint_of_a_base_is_to_load_every_adapter_that_jobs_want_on_it(store: str) -> None:
@@ -337,6 +435,26 @@ def test_a_job_that_waits_for_a_model_says_so(store: str) -> None:
     assert reason(job.id) is None
 
 
+def test_an_engine_that_answers_its_own_machine_alone_is_no_use_elsewhere(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heartbeat.lead("scheduler", "one", 600.0)
+    heartbeat.register("w", role="rollout", queues=["rollout", "data"], slots=1)
+    job = submit_play()
+    id = up()
+    look()
+    assert asked() == [id]
+    write("UPDATE endpoint SET host = 'far'")
+    assert asked() == []
+    assert claims.claim(Queue.ROLLOUT, owner="w") is None
+    where = f"endpoint {id} answers far alone (http://127.0.0.1:8000), where no rollout worker runs"
+    assert reason(job.id) == f"{where}; start one there, or set SYNTHQ_ENGINE_HOST there to an address for other hosts"
+    monkeypatch.setattr("socket.gethostname", lambda: "far")
+    assert asked() == [id]
+    monkeypatch.undo()
+    endpoints.report(id, url="http://10.0.0.7:8000")
+    assert asked() == [id]
+    assert kit.claim().job_id == job.id
+
+
 def test_a_job_that_waits_for_an_engine_for_room_or_for_another_job_says_so(store: str) -> None:
     heartbeat.lead("scheduler", "one", 600.0)
     id = begin()
@@ -406,6 +524,95 @@ def test_a_job_waits_while_another_endpoint_may_still_serve_it(store: str) -> No
     assert states == {"failed"}
 
 
+def states_of(job_id: str) -> set[str]:
+    """States of the steps that need a model."""
+    return {step.state for step in kit.steps(job_id) if step.needs}
+
+
+@pytest.mark.parametrize("other", [{"engine": "transformers"}, {"options": {"max_model_len": 512}}], ids=["engine", "options"])
+def test_what_one_job_asks_for_in_vain_does_not_fail_another_that_asks_otherwise(store: str, other: dict[str, Any]) -> None:
+    id = begin(engines=("vllm", "transformers"))
+    bad = submit_play(use(engine="vllm", options={"max_model_len": 4096, "max_num_seqs": 1024}))
+    good = submit_play(use(**{"engine": "vllm", **other}))
+    look()
+    endpoints.failed(id, BASE, "out of memory", lasting=True)
+    look()
+    look()
+    assert states_of(bad.id) == {"failed"}
+    assert states_of(good.id) == {"queued"}
+    bring_there(id)
+    assert kit.claim().job_id == good.id
+
+
+def test_two_jobs_that_fail_by_turns_are_both_given_up(store: str) -> None:
+    one, two = begin("one"), begin("two")
+    elsewhere = submit_play(use(OTHER), seeds="0-9", priority=9)
+    jobs = [submit_play(use(options={"max_model_len": length})) for length in (4096, 8192)]
+    for _ in range(8):
+        look()
+        for id in (one, two):
+            if row(id).desired.get("base") == BASE:
+                endpoints.failed(id, BASE, "out of memory", lasting=True)
+    with db.writing() as session:
+        lifecycle.cancel(session, elsewhere)
+    for _ in range(8):
+        look()
+        for id in (one, two):
+            if row(id).desired.get("base") == BASE:
+                endpoints.failed(id, BASE, "out of memory", lasting=True)
+    assert [states_of(job.id) for job in jobs] == [{"failed"}, {"failed"}]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_adapter_that_one_endpoint_can_never_load_fails_its_steps_whatever_the_others_serve(store: str, busy: bool) -> None:
+    ids = begin("one"), begin("two")
+    if busy:
+        submit_play(use(OTHER), seeds="0-9")
+    job = submit_play(adapter("adapter-a"), seeds="0")
+    look()
+    mine = next(id for id in ids if row(id).desired.get("base") == BASE)
+    endpoints.failed(mine, "adapter-a", "its rank is 128", lasting=True)
+    look()
+    assert states_of(job.id) == {"failed"}
+    told = next(step.reason for step in kit.steps(job.id) if step.needs)
+    assert told == f"endpoint {mine} failed to load /adapters/adapter-a: its rank is 128"
+
+
+def test_an_adapter_that_failed_for_a_while_is_given_up_once_every_endpoint_of_its_base_has(store: str) -> None:
+    ids = begin("one"), begin("two")
+    job = submit_play(adapter("adapter-a"), seeds="0-3")
+    look()
+    for id in ids:
+        assert states_of(job.id) == {"queued"}
+        for _ in range(rows.MOST_TRIES):
+            endpoints.failed(id, "adapter-a", "the disk does not answer")
+        look()
+    assert states_of(job.id) == {"failed"}
+
+
+def test_what_was_planned_to_fail_does_not_where_it_can_be_served_by_then(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = begin()
+    job = submit_play(seeds="0-1")
+    look()
+    endpoints.failed(id, BASE, "no config.json", lasting=True)
+    real = lifecycle.lock_job
+
+    def another_begins(session: Any, job_id: str) -> Any:
+        locked = real(session, job_id)
+        at = db.clock(session)
+        session.add(
+            Endpoint(
+                id="end_new", worker_id="two", host="h", engines=["transformers"], started_at=at, heartbeat_at=at, changed_at=at
+            )
+        )
+        session.flush()
+        return locked
+
+    monkeypatch.setattr(lifecycle, "lock_job", another_begins)
+    look()
+    assert states_of(job.id) == {"queued"}
+
+
 def test_an_adapter_that_no_endpoint_can_load_fails_its_own_steps_alone(store: str) -> None:
     id = begin()
     good, bad = submit_play(adapter("adapter-a")), submit_play(adapter("adapter-b"))
@@ -445,7 +652,8 @@ def made(id: str, base: str, engines: list[str]) -> Endpoint:
 
 def want(base: str, waiting: int, engine: str) -> Want:
     row = ModelUse(job_id=f"job_{base}", label=f"model:{base}", base=base, engine=engine)
-    return Want(base=base, engine=engine, uses=(Use(row=row, priority=0, created_at=0, waiting=waiting, running=0, since=0),))
+    use = Use(row=row, priority=0, created_at=0, waiting=waiting, running=0, since=0)
+    return Want(base=base, engine=engine, options={}, uses=(use,))
 
 
 ENGINES = st.sampled_from([["transformers"], ["vllm"], ["vllm", "transformers"]])
@@ -490,5 +698,5 @@ def apply(endpoints_: list[Endpoint], wants: list[Want], given_: dict[str, Want]
     for endpoint in endpoints_:
         want = given_.get(endpoint.id)
         engine = endpoint.engines[0] if want is None or want.engine == "auto" else want.engine
-        endpoint.desired = {"base": want.base, "engine": engine} if want is not None else {}
+        endpoint.desired = {"base": want.base, "engine": engine, "options": {}} if want is not None else {}
     return spread(endpoints_, wants)

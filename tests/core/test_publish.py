@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from core import kit
-from core.serving import BASE, OTHER, bring_there, look, row, submit_play, up, use
+from core.serving import BASE, OTHER, adapter, begin, bring_there, look, row, submit_play, up, use
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
@@ -28,12 +28,12 @@ RUNNING = 4
 """Steps of ``line`` that run."""
 
 
-def line() -> Job:
+def line(row: dict[str, Any] | None = None) -> Job:
     """A job that publishes versions and plays with them; its first steps run, each under fence 1, and more wait."""
-    job = submit_play(use(label="model:/line", line="x"), seeds="0-9")
+    job = submit_play(row or use(label="model:/line", line="x"), seeds="0-9")
     held = "state = 'running', fence = 1, attempt = 1, owner = 'w', lease_until = 9e12"
-    kit.write(f"UPDATE step SET {held} WHERE position < :count", count=RUNNING)
-    kit.write("UPDATE job SET state = 'running'")
+    kit.write(f"UPDATE step SET {held} WHERE position < :count AND job_id = :id", count=RUNNING, id=job.id)
+    kit.write("UPDATE job SET state = 'running' WHERE id = :id", id=job.id)
     return job
 
 
@@ -177,6 +177,60 @@ def test_a_version_that_an_endpoint_cannot_load_fails_and_the_live_one_stays(sto
     bring_there(id)
     look()
     assert states(job) == {1: "draining", 2: "failed", 3: "live"}
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_as_many_lines_as_there_is_room_for_adapters_all_go_on(store: str, room: int) -> None:
+    jobs = [line(use(label="model:/line", line="x", options={"max_loras": room})) for _ in range(2)]
+    id = up()
+
+    def moved() -> None:
+        for job in jobs:
+            published(job)
+        for _ in range(4):
+            look()
+            bring_there(id)
+
+    moved()
+    assert [taken(job) for job in jobs] == [name(job, 1) for job in jobs]
+    moved()
+    assert [states(job) for job in jobs] == [{1: "draining", 2: "live"}] * 2
+    for job in jobs:
+        let_go(job, 0)
+    moved()
+    assert [states(job) for job in jobs] == [{1: "retired", 2: "retired", 3: "live"}] * 2
+
+
+def test_adapters_that_never_change_leave_a_line_room_and_are_served_beside_it(store: str) -> None:
+    id = begin()
+    others = [submit_play(adapter(f"adapter-{letter}", options={"max_loras": 1}), seeds="0", priority=9) for letter in "abc"]
+    job = line(use(label="model:/line", line="x", options={"max_loras": 1}))
+    for version in (1, 2, 3):
+        published(job)
+        for _ in range(3):
+            look()
+            bring_there(id)
+        assert states(job)[version] == "live"
+        fixed = [each for each in row(id).adapters if each.startswith("adapter-")]
+        assert fixed, "the others' adapters have their turn too"
+    assert {kit.job(other.id).state for other in others} == {"queued"}
+
+
+def test_a_line_that_finds_no_room_for_its_versions_waits_for_its_turn(store: str) -> None:
+    id = begin()
+    older = submit_play(adapter("adapter-a", options={"max_loras": 1}))
+    look()
+    bring_there(id)
+    kit.claim()
+    job = line(use(label="model:/line", line="x", options={"max_loras": 1}))
+    published(job)
+    look()
+    assert list(row(id).desired["adapters"]) == ["adapter-a"]
+    kit.write("UPDATE job SET state = 'cancelled' WHERE id = :id", id=older.id)
+    for _ in range(3):
+        look()
+        bring_there(id)
+    assert states(job) == {1: "live"}
 
 
 def test_a_newer_version_that_is_loaded_everywhere_overtakes_an_older_one(store: str) -> None:
