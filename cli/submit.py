@@ -230,7 +230,8 @@ def found_model(ref: str | None) -> str | None:
     if ref is None:
         return None
     folder = Path(ref).expanduser()
-    if ref.startswith((".", "~")) and not folder.is_dir():
+    near = "/" in ref and not folder.is_absolute() and folder.parent.is_dir()  # then no hub is meant
+    if not folder.is_dir() and (near or ref.startswith((".", "~"))):
         raise BadFlag(f"there is no folder {ref} for a model")
     return str(folder.absolute()) if ref and folder.is_dir() else ref
 

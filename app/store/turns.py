@@ -39,10 +39,10 @@ _IDENTITY = (
     "truncated",
     "prompt_ids",
     "output_ids",
-    "logprobs",
 )
 """What makes two turns equal. Not how long they took, nor which version of the weights is on record, nor what a policy notes
-beside its reply, such as the id of a request."""
+beside its reply, such as the id of a request; nor log-probabilities, whose last digits depend on what else was in the engine's
+batch."""
 _REPLY = 1 + _IDENTITY.index("reply")
 
 
@@ -131,7 +131,8 @@ def said(reply: str) -> str:
 
 def chained(chain: str, turn_row: Row) -> str:
     """The identity of an episode up to and with a turn: sha256 over the identity before it and what makes the turn."""
-    texts = [chain, *(str(turn_row[name]) for name in _IDENTITY)]
+    # The last place was that of log-probabilities. It stays, empty, so that hashes of older episodes hold.
+    texts = [chain, *(str(turn_row[name]) for name in _IDENTITY), str(None)]
     texts[_REPLY] = said(turn_row["reply"])
     return hashlib.sha256("\x00".join(texts).encode()).hexdigest()
 

@@ -208,4 +208,5 @@ def test_a_folder_of_a_model_is_found_from_here(synthq: Synthq) -> None:
     for flags in (["--model", "tiny"], ["--model", "./tiny"], ["--policy", "model:tiny"]):
         ran = synthq("submit", "eval", "--seeds", "1", *flags, "--dry-run", "--json")
         assert ran.json["spec"]["eval"]["policies"] == [f"model:{whole}"]
-    assert "there is no folder ./none" in synthq("submit", "eval", "--seeds", "1", "--model", "./none", "--dry-run").err
+    for missing in ("./none", "tiny/none"):
+        assert f"there is no folder {missing}" in synthq("submit", "eval", "--seeds", "1", "--model", missing, "--dry-run").err

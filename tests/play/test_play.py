@@ -244,6 +244,14 @@ def test_what_a_policy_notes_beside_its_reply_is_no_part_of_the_play() -> None:
     )
 
 
+def test_tokens_are_part_of_the_play_and_the_last_digits_of_their_log_probabilities_are_not() -> None:
+    calls = call("do").tool_calls
+    told = {"tool_calls": calls, "prompt_ids": (1, 2), "output_ids": (3,)}
+    same = chain_of([Reply(**told, logprobs=(-0.5,))])
+    assert same == chain_of([Reply(**told, logprobs=(-0.500001,))])
+    assert len({same, chain_of([Reply(**{**told, "output_ids": (4,)})]), chain_of([Reply(tool_calls=calls)])}) == 3
+
+
 def chain_of(replies: list[Reply]) -> str:
     """The hash of an episode with these replies."""
     game = begin(Says(*replies))
