@@ -15,6 +15,7 @@ from core_kit import Answers, apart, engine, picture, plain_logits, prompt, repl
 
 from app.errors import BadModel, Conflict, UnknownName  # noqa: E402
 from workers.inference.core import Core  # noqa: E402
+from workers.inference.core.lora import Adapted, Turn  # noqa: E402
 from workers.inference.core.request import Sampling  # noqa: E402
 
 TOLERANCE = 1e-4
@@ -160,3 +161,21 @@ def test_no_more_are_held_than_there_is_room_for(core, wrapped):
 def test_one_of_too_high_a_rank_is_refused(loaded, wrapped):
     with engine(loaded, max_lora_rank=4) as core, pytest.raises(BadModel, match="r is 8, and the highest rank that is served"):
         core.load_adapter("two", str(wrapped[1]["two"]))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_is_too_large_in_one_row_stays_in_that_row(dtype):
+    """Row 0's own adapter is a small one; the other's weights, times row 0, are beyond what float16 holds."""
+    kind = getattr(torch, dtype)
+    turn = Turn(2, 4, device=torch.device("cpu"))
+    adapted = Adapted(torch.nn.Linear(64, 8, bias=False).to(kind), turn, 2)
+    x = torch.full((2, 1, 64), 40.0, dtype=kind)
+    with torch.inference_mode():
+        for slot, size in enumerate((0.01, 30.0)):
+            adapted.put(slot, torch.full((4, 64), size, dtype=kind), torch.full((8, 4), 0.01, dtype=kind))
+            turn.scale(slot, 4, 16 / 6)
+        turn.select([0])
+        alone = adapted(x[:1])[0, 0].float()
+        for beside in (None, 1):
+            turn.select([0, beside])
+            assert adapted(x)[0, 0].float().tolist() == pytest.approx(alone.tolist(), rel=0.01)

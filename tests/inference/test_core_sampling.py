@@ -114,3 +114,16 @@ def test_the_logits_that_are_given_stay_as_they_are():
     before = scores.clone()
     draw(scores, [sampling(temperature=0.5, logit_bias={1: 9.0}, top_k=3)] * 4, [1, 2, 3, 4])
     assert torch.equal(scores, before)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e-50, 1e-38, 9e-6])
+def test_a_temperature_next_to_nothing_takes_the_likeliest(temperature):
+    scores = logits(1)
+    drawn = draw(scores, [sampling(temperature=temperature)], [1])
+    assert drawn.ids == scores.argmax(-1).tolist()
+    assert drawn.logprobs == pytest.approx(scores.log_softmax(-1).max(-1).values.tolist())
+
+
+def test_the_least_temperature_that_counts_gives_numbers():
+    drawn = draw(logits(1), [sampling(temperature=1e-5)], [1])
+    assert drawn.logprobs == [0.0]

@@ -47,7 +47,7 @@ class Forward:
         self.rows = Rows(config, most=max_num_seqs, longest=max_model_len, dtype=self.dtype, device=self.device)
         self.prefixes = Prefixes(self.rows, prefix_bytes)
         self.sights = Sights(model, image_cache_bytes)
-        self.adapters = Adapters(model, slots=max_loras, rank=max_lora_rank, dtype=self.dtype, device=self.device)
+        self.adapters = Adapters(model, slots=max_loras, rank=max_lora_rank, device=self.device)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """By phase: vision, prefill, decode, sample."""
 

@@ -18,14 +18,14 @@ from torch.nn import functional
 class Turn:
     """Which adapters the rows of the next forward have."""
 
-    def __init__(self, slots: int, rank: int, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, slots: int, rank: int, *, device: torch.device) -> None:
         self.rank = rank
         self.one: int | None = None
         """The slot that all rows share."""
         self.one_rank, self.one_scale = 0, 0.0
         self.shares: Tensor | None = None
-        """[M, 1, S * r], where rows differ: the scale of a row's own adapter in its columns, 0 elsewhere."""
-        self._table = torch.zeros(slots + 1, slots * rank, dtype=dtype, device=device)
+        """[M, 1, S * r] float32, where rows differ: the scale of a row's own adapter in its columns, 0 elsewhere."""
+        self._table = torch.zeros(slots + 1, slots * rank, device=device)
         self._ranks = [0] * slots
         self._scales = [0.0] * slots
 
@@ -82,17 +82,20 @@ class Adapted(nn.Module):
             at = slice(turn.one * turn.rank, turn.one * turn.rank + turn.one_rank)
             return y.add_(functional.linear(functional.linear(x, self._down[at]), self._up[:, at]), alpha=turn.one_scale)
         if turn.shares is not None:
-            return y.add_(functional.linear(functional.linear(x, self._down).mul_(turn.shares), self._up))
+            scaled = functional.linear(x, self._down) * turn.shares
+            # what others' adapters make of a row may be beyond the dtype, and infinity times 0 is no number
+            own = torch.where(turn.shares != 0, scaled, 0.0).to(x.dtype)
+            return y.add_(functional.linear(own, self._up))
         return y
 
 
 class Adapters:
     """The adapters of one language model. Its layers are replaced by ``Adapted`` ones as adapters come that change them."""
 
-    def __init__(self, root: nn.Module, *, slots: int, rank: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, root: nn.Module, *, slots: int, rank: int, device: torch.device) -> None:
         """``root`` is what the adapters' module names are told from."""
         self._root, self._slots = root, slots
-        self._turn = Turn(slots, rank, dtype=dtype, device=device)
+        self._turn = Turn(slots, rank, device=device)
         self._adapted: dict[str, Adapted] = {}
         self._used = [False] * slots
 

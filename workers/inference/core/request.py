@@ -13,7 +13,7 @@ class Sampling:
 
     max_tokens: int
     temperature: float = 1.0
-    """0 takes the likeliest token every time."""
+    """0, and what is below 0.00001, takes the likeliest token every time; log-probabilities are those of 1 then."""
     top_p: float = 1.0
     """Share of the probability that is drawn from; reported log-probabilities are of the whole."""
     top_k: int = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from torch import Tensor
 from workers.inference.core.request import Sampling
 
 Top = tuple[tuple[int, float], ...]
+GREEDY: Final = 1e-5
+"""Temperatures below this one take the likeliest token, as in vLLM: float32 cannot hold what is divided by them."""
 
 
 def uniform(seed: int, index: int) -> float:
@@ -27,7 +30,7 @@ class Drawn:
 
     ids: list[int]
     logprobs: list[float]
-    """Of the distribution after bias and temperature, before ``top_k`` and ``top_p``; at temperature 0 as at 1."""
+    """Of the distribution after bias and temperature, before ``top_k`` and ``top_p``; below ``GREEDY`` as at 1."""
     top: list[Top] | None
     """The likeliest tokens, where any reply asks for them."""
 
@@ -37,9 +40,9 @@ class Sampler:
 
     def __init__(self, samplings: Sequence[Sampling], seeds: Sequence[int], vocabulary: int, device: torch.device) -> None:
         self._seeds, self._device = seeds, device
-        greedy = [sampling.temperature == 0 for sampling in samplings]
+        greedy = [sampling.temperature < GREEDY for sampling in samplings]
         self._all_greedy, self._greedy = all(greedy), torch.tensor(greedy, device=device) if any(greedy) else None
-        temperatures = [sampling.temperature or 1.0 for sampling in samplings]
+        temperatures = [1.0 if likeliest else s.temperature for likeliest, s in zip(greedy, samplings, strict=True)]
         plain = all(temperature == 1.0 for temperature in temperatures)
         self._temperature = None if plain else torch.tensor(temperatures, device=device)[:, None]
         self._bias = self._biases(samplings)
