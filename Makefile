@@ -53,7 +53,7 @@ clean:  ## Remove both environments and what tools left behind (never .synthq, w
 
 # The dev set holds the demo set, so it makes both stamps.
 $(DEMO): | $(RUN)
-	@$(call install,embedded$(COMMA)flower)
+	@$(call install,embedded$(COMMA)flower$(COMMA)model)
 	@touch $@
 
 $(DEV): | $(RUN)
