@@ -162,11 +162,13 @@ def loads_never(endpoint: Endpoint, name: str, model: Mapping[str, Any], since: 
     A failure from before that tells of what was there then: the folder may be whole by now.
     """
     told = failure_of(endpoint, name, model)
-    return None if told is None or told["at"] < since or not is_final(told) else str(told["reason"])
+    return str(told["reason"]) if told is not None and is_final(endpoint, name, told, since) else None
 
 
-def is_final(told: Mapping[str, Any]) -> bool:
-    """Whether an endpoint that failed so is left alone."""
+def is_final(endpoint: Endpoint, name: str, told: Mapping[str, Any], since: float) -> bool:
+    """Whether an endpoint that failed so with a base or an adapter is left alone by who wants it ``since`` then."""
+    if told["at"] < since or (endpoint.state == EndpointState.READY and endpoint.base == name):
+        return False  # it was another folder then, or the base came up after all
     return bool(told["lasting"]) or int(told["tries"]) >= MOST_TRIES
 
 

@@ -217,8 +217,9 @@ def _engine_for(use: Use, found: Sequence[Use], endpoints: Sequence[Endpoint]) -
 def _hopeful(endpoint: Endpoint, use: Use, engine: str) -> bool:
     """Whether an endpoint can run an engine, and nothing that it told of the base says that it is no use."""
     told = endpoint.failures.get(use.row.base)
-    gave_up = told is not None and told["model"].get("engine") == engine and told["at"] >= use.since and is_final(told)
-    return engine in endpoint.engines and not gave_up
+    if told is None or told["model"].get("engine") != engine:
+        return engine in endpoint.engines
+    return engine in endpoint.engines and not is_final(endpoint, use.row.base, told, use.since)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,6 +135,21 @@ def test_a_base_that_is_ready_and_dies_each_time_is_given_up_and_one_that_served
     assert end_of(job.id)[0] == "failed"
 
 
+def test_what_is_served_by_now_is_not_given_up_for_how_it_failed_before(store: str) -> None:
+    id = begin()
+    older = submit_play(seeds="0-1")
+    look()
+    for _ in range(rows.MOST_TRIES):
+        endpoints.failed(id, BASE, "the engine ended")
+    newer = submit_play(seeds="0-1")
+    bring_there(id)
+    with db.writing() as session:
+        lifecycle.cancel(session, newer)
+    look()
+    assert bases_of(id) == [BASE]
+    assert kit.claim().job_id == older.id
+
+
 def test_failures_are_kept_apart_by_how_the_base_was_to_be_served(store: str) -> None:
     id = begin()
     one: dict[str, Any] = {"engine": "vllm", "base": BASE, "options": {"dtype": "float16"}}
