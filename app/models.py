@@ -472,7 +472,7 @@ class AdapterVersion(SQLModel, table=True):
 
 
 class AdapterHold(SQLModel, table=True):
-    """A step plays with a version: it is not retired before the step ends, or is claimed anew."""
+    """A step plays with a version: it is not retired before the step ends."""
 
     __tablename__ = "adapter_hold"
 
@@ -480,7 +480,7 @@ class AdapterHold(SQLModel, table=True):
     line: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True))
     version: int
     fence: int
-    """The hold counts only while the step runs under it."""
+    """The hold counts while the step runs under it, and as long as an episode of the step waits to go on."""
 
 
 class Leader(SQLModel, table=True):

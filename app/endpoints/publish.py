@@ -1,12 +1,13 @@
 """How a new version of an adapter goes live, in two phases: it is loaded beside the old one everywhere, then the pointer flips.
 
 A step that begins takes the live version and holds it; the old version stays loaded until the last step that began on it has
-ended. So nobody ever asks for an adapter that is not there. Rows are locked in one order: versions, then the job, then holds.
+ended. A step that is handed back, or whose worker is lost, goes on with the version that its unfinished episodes began on. So
+nobody ever asks for an adapter that is not there. Rows are locked in one order: versions, then the job, then holds.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
@@ -15,11 +16,13 @@ from app.endpoints.choice import is_ready
 from app.endpoints.rows import live, loads_never, model_of
 from app.errors import LostStep
 from app.lifecycle import lock_job
-from app.models import ENDED, AdapterHold, AdapterVersion, Endpoint, Job, Step, StepState, VersionState, served_name
+from app.models import ENDED, AdapterHold, AdapterVersion, Endpoint, Episode, Job, Step, StepState, VersionState, served_name
 from app.store import events
 
 SERVED = (VersionState.LOADING, VersionState.LIVE, VersionState.DRAINING)
 """The versions that endpoints keep loaded."""
+PLAYED = (VersionState.LIVE, VersionState.DRAINING)
+"""The versions that a step may play with."""
 TAKES = 3
 """Looks for the live version: each meets a flip that was under way at most."""
 
@@ -43,7 +46,8 @@ def publish(session: Session, line: str, base: str, path: str, *, sha256: str) -
 def take(session: Session, line: str, step_id: str, fence: int) -> str | None:
     """The served name of the version that a running step plays with, held until the step ends; None while none is live.
 
-    A step keeps the version that it took first. Raises LostStep when the step does not run under the fence.
+    A step keeps the version that it took first, also under a later fence while an episode of it is unfinished; unless the step
+    had ended meanwhile and the version went with it. Raises LostStep when the step does not run under the fence.
     """
     step = select(col(Step.id)).where(col(Step.id) == step_id, col(Step.fence) == fence, col(Step.state) == StepState.RUNNING)
     if session.connection().execute(step).first() is None:
@@ -51,13 +55,38 @@ def take(session: Session, line: str, step_id: str, fence: int) -> str | None:
     hold = session.get(AdapterHold, (step_id, line), populate_existing=True)
     if hold is not None and hold.fence == fence:
         return served_name(line, hold.version)
+    begun = None
+    if hold is not None and _is_unfinished(session, step_id):
+        begun = _locked(session, line, col(AdapterVersion.version) == hold.version, col(AdapterVersion.state).in_(PLAYED))
+    version = begun or _live(session, line)
+    if version is None:
+        return None
+    _hold(session, version, step_id, fence)
+    return version.name
+
+
+def _live(session: Session, line: str) -> AdapterVersion | None:
     for _ in range(TAKES):
-        query = select(AdapterVersion).where(col(AdapterVersion.line) == line, col(AdapterVersion.state) == VersionState.LIVE)
-        version = session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
+        version = _locked(session, line, col(AdapterVersion.state) == VersionState.LIVE)
         if version is not None:
-            _hold(session, version, step_id, fence)
-            return version.name
+            return version
     return None
+
+
+def _locked(session: Session, line: str, *which: ColumnElement[bool]) -> AdapterVersion | None:
+    query = select(AdapterVersion).where(col(AdapterVersion.line) == line, *which)
+    return session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
+
+
+def _unfinished() -> ColumnElement[bool]:
+    """True for the steps in the surrounding query of which an episode waits to go on."""
+    mine = (col(Episode.job_id) == Step.job_id, col(Episode.step_id) == Step.id, col(Episode.state) == "running")
+    return select(col(Episode.id)).where(*mine).correlate(Step).exists()
+
+
+def _is_unfinished(session: Session, step_id: str) -> bool:
+    query = select(col(Step.id)).where(col(Step.id) == step_id, _unfinished())
+    return session.connection().execute(query).first() is not None
 
 
 def _hold(session: Session, version: AdapterVersion, step_id: str, fence: int) -> None:
@@ -69,9 +98,13 @@ def _hold(session: Session, version: AdapterVersion, step_id: str, fence: int) -
 
 
 def let_go(session: Session, step_id: str, fence: int) -> None:
-    """Give up what a step holds under its fence. What a step that has ended holds counts for nothing anyway."""
+    """Give up what a step holds under its fence, unless an episode of it is unfinished: that goes on with the same version.
+
+    What a step that has ended holds counts for nothing anyway.
+    """
     mine = delete(AdapterHold).where(col(AdapterHold.step_id) == step_id, col(AdapterHold.fence) == fence)
-    session.connection().execute(mine)
+    if not _is_unfinished(session, step_id):
+        session.connection().execute(mine)
 
 
 def moving(session: Session) -> list[str]:
@@ -162,10 +195,11 @@ def _flip(session: Session, versions: list[AdapterVersion], to: AdapterVersion) 
 
 
 def held(session: Session, version: AdapterVersion) -> bool:
-    """Whether a running step plays with a version."""
+    """Whether a running step plays with a version, or one that waits to run again has an episode that began on it."""
     holds = select(col(AdapterHold.step_id)).join(Step, col(Step.id) == AdapterHold.step_id)
-    counts = (col(Step.state) == StepState.RUNNING, col(Step.fence) == AdapterHold.fence)
-    query = holds.where(col(AdapterHold.line) == version.line, col(AdapterHold.version) == version.version, *counts)
+    plays = (col(Step.state) == StepState.RUNNING) & (col(Step.fence) == AdapterHold.fence)
+    goes_on = col(Step.state).in_((StepState.QUEUED, StepState.RUNNING)) & _unfinished()
+    query = holds.where(col(AdapterHold.line) == version.line, col(AdapterHold.version) == version.version, plays | goes_on)
     return session.connection().execute(query.limit(1)).first() is not None
 
 

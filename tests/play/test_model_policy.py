@@ -23,7 +23,7 @@ from sqlmodel import select
 from app import db, endpoints, lifecycle
 from app.endpoints import publish
 from app.errors import InvalidInput
-from app.models import AdapterHold, Job
+from app.models import AdapterHold, AdapterVersion, Job
 from workers.rollout import policies
 from workers.rollout.envs.pixels import decode_png, upscale
 from workers.rollout.policies import wire
@@ -216,6 +216,58 @@ def test_a_step_plays_with_one_version_of_a_line_and_lets_go_of_it(engine: Engin
     work(3)
     assert {row.policy_version for row in episodes(job_id).values()} == {f"{line}-v1@{'1' * 12}"}
     assert set(held) == {1}
+    with db.reading() as session:
+        assert session.exec(select(AdapterHold)).all() == []
+
+
+@pytest.mark.parametrize("how", ["drain", "lost"])
+def test_an_episode_that_is_taken_up_again_finishes_on_the_version_that_it_began_on(engine: Engine, how: str) -> None:
+    job_id = submit(max_turns=40, sha256="")
+    write("UPDATE model_use SET line = job_id, adapter = ''")
+    for version in (1, 2):
+        engine.adapters[f"{job_id}-v{version}"] = str(version) * 64
+
+    def publish_next(version: int) -> None:
+        with db.writing() as session:
+            assert publish.publish(session, job_id, BASE, f"/adapters/v{version}", sha256=str(version) * 64) == version
+        engine.report()
+        look()
+
+    def look() -> dict[int, str]:
+        with db.writing() as session:
+            publish.advance(session, job_id)
+            rows = session.exec(select(AdapterVersion).where(AdapterVersion.line == job_id))
+            return {row.version: str(row.state) for row in rows}
+
+    publish_next(1)
+    rule = engine.rule
+    slow = [True]
+
+    def slowly(body: dict[str, Any]) -> Said:
+        return Said(body=rule(body).body, after_s=60.0 if slow and len(engine.asked) > 9 else 0.0)
+
+    engine.rule = slowly
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work, 1)
+        until(lambda: len(engine.asked) > 9, 30, "the episode is under way")
+        publish_next(2)
+        drain_file().parent.mkdir(parents=True, exist_ok=True)
+        drain_file().touch()
+        working.result(30)
+    drain_file().unlink()
+    slow.clear()
+    (step,) = play_steps(job_id)
+    assert (step.state, episode(job_id).state) == ("queued", "running")
+    if how == "lost":  # its worker never came to say anything of it
+        write("UPDATE step SET fence = fence + 1")
+    assert look() == {1: "draining", 2: "live"}, "of the step that waits an episode began on it"
+    before = len(turn_rows(episode(job_id).id))
+    assert 0 < before < 40
+    work(1)
+    turns = turn_rows(episode(job_id).id)
+    assert len(turns) == 40
+    assert {turn.policy_version for turn in turns} == {f"{job_id}-v1@{'1' * 12}"}
+    assert look() == {1: "retired", 2: "live"}
     with db.reading() as session:
         assert session.exec(select(AdapterHold)).all() == []
 
