@@ -44,6 +44,20 @@ def traces(job_id: str) -> dict[tuple[int, int], dict[str, Any]]:
     return found
 
 
+def woken(system: Up, asked: dict[str, Any]) -> None:
+    """Have both inference workers serve the model: a second one comes to it once more steps wait than endpoints serve."""
+    from app import db, endpoints
+
+    def both() -> bool:
+        system.play(**asked | {"seeds": "0-15", "max_turns": 4, "episodes_per_step": 1})
+        with db.reading() as session:
+            pointed = [row for row in endpoints.live(session) if row.desired]
+        return len(pointed) >= 2
+
+    until(both, "two endpoints should serve the model", 120, every_s=1.0)
+    system.ready(2)
+
+
 def turns_of(job_id: str) -> int:
     """Turns of episodes that are stored, of a job that runs."""
     return sum(each["turns"] for each in traces(job_id).values())
@@ -92,9 +106,8 @@ def main() -> None:
     figures: list[dict[str, Any]] = []
     with tiny(given.model) as model, up(rollout=given.rollout, inference=2, SYNTHQ_SEGMENT_S="0.5") as system:
         asked = table(str(model), given) | {"temperature": 0.0}
-        system.play(**asked | {"seeds": "0-3", "max_turns": 4})
         for number in range(given.rounds):
-            system.ready(2)
+            woken(system, asked)
             calm = traces(system.play(**asked))
             system.ready(2)
             job_id, seconds = disturbed(system, asked)
