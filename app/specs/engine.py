@@ -14,8 +14,6 @@ from pydantic import Field
 from app.specs.base import Clash, Table
 from app.specs.draft import shown
 
-ENGINES: Final = ("transformers", "vllm")
-"""The engines that synthq starts itself."""
 VLLM_ONLY: Final = ("tensor_parallel_size", "gpu_memory_utilization", "enforce_eager")
 """Keys of the table that mean nothing to the `transformers` engine."""
 

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from core_kit import Answers, apart, engine, picture, prompt, replies  # noqa: E402
+from inference.server_kit import write_adapter  # noqa: E402
 
 from app.errors import Conflict, EngineBusy, EngineFault, RequestCancelled, Unavailable  # noqa: E402
 from workers.inference.core.request import Generated, Sampling  # noqa: E402
@@ -326,6 +327,15 @@ def test_prefixes_that_cannot_be_kept_are_forgotten(loaded, monkeypatch, wanted)
             assert same(replies(core, [(prompt(loaded, 60, seed=99), SHORT), *some(loaded, 12)])[1:], wanted)
         monkeypatch.undo()
         assert core.fault is None
+
+
+def test_an_adapter_that_memory_cannot_hold_is_refused_for_now(loaded, monkeypatch, tiny_model, tmp_path):
+    folder = str(write_adapter(tiny_model, tmp_path / "one", seed=1))
+    with engine(loaded) as core:
+        monkeypatch.setattr(core._forward.adapters, "put", once(core._forward.adapters.put, OUT))
+        with pytest.raises(Unavailable, match="not enough memory for 'one' now"):
+            core.load_adapter("one", folder)
+        assert core.load_adapter("one", folder)
 
 
 def test_states_that_cannot_be_joined_are_drawn_from_apart(loaded, monkeypatch, wanted):

@@ -42,21 +42,6 @@ def test_an_unknown_engine_is_told_with_those_there_are() -> None:
         engines.make("vlm")
 
 
-def test_another_package_adds_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "another.py").write_text("class Another:\n    name = 'another'\n    batched = False\n")
-    told = tmp_path / "another-1.dist-info"
-    told.mkdir()
-    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: another\nVersion: 1\n")
-    (told / "entry_points.txt").write_text("[synthq.engines]\nanother = another:Another\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    engines._registered.cache_clear()
-    try:
-        assert engines.make("another").name == "another"
-        assert "another" in engines.known()
-    finally:
-        engines._registered.cache_clear()
-
-
 def test_synthqs_own_engine_is_started_as_the_table_says() -> None:
     pytest.importorskip("torch")
     options = VllmTable(max_model_len=256, max_num_seqs=3, max_loras=2, max_lora_rank=5, dtype="bfloat16").model_dump()

@@ -284,7 +284,8 @@ def _checked_sha256(name: str, path: str) -> str:
 def serve(model: Model, *, wake: Callable[[], None]) -> Served:
     """Start what serves a model. The calling thread must live as long as the engine may.
 
-    Raises NotHere where this engine cannot be started, InvalidInput for what it cannot serve, EngineFailed for want of a process.
+    Raises NotHere where this engine cannot be started, InvalidInput for what it cannot serve, EngineFailed for want of a process,
+    OSError for a folder or a log that cannot be opened.
     """
     settings = get_settings()
     engine = engines.make(choose(model.engine))

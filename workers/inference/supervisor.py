@@ -75,7 +75,7 @@ class Supervisor:
         self._wake.set()
 
     def stop(self) -> None:
-        """Wait for what is under way, as long as that may take, and end the engine."""
+        """Wait for what is under way, for up to ``LEAVE_S``, and end the engine."""
         self.drain()
         if self._thread.is_alive():
             self._thread.join()
@@ -161,7 +161,7 @@ class Supervisor:
         endpoints.failed(self._id, fault.name, fault.reason, lasting=fault.lasting)
 
     def _leave(self, served: Served) -> None:
-        """End what is not wanted any more, once nobody waits for an answer of it."""
+        """End what is not wanted any more, once nobody waits for an answer of it, or after ``LEAVE_S``."""
         if self._leaving_since is None:
             self._leaving_since = time.monotonic()
         if _may_end(served, self._leaving_since):

@@ -17,7 +17,7 @@ from workers.inference.core.forward import Forward
 from workers.inference.core.prefix import chain_of
 from workers.inference.core.request import Sampling
 from workers.inference.core.served import Catalog, Served
-from workers.inference.core.steps import Steps
+from workers.inference.core.steps import Steps, is_short
 from workers.inference.core.text import StopTexts
 from workers.inference.core.ticket import Result, State, Ticket, check
 from workers.model.adapters import read_adapter
@@ -163,7 +163,8 @@ class Core:
     def load_adapter(self, name: str, path: str) -> str:
         """Serve the adapter in a folder under a new name; its sha256. What has the same sha256 may be loaded again.
 
-        Raises BadModel when it does not fit the base, Conflict when the name is another's or there is no room.
+        Raises BadModel when it does not fit the base, Conflict when the name is another's or there is no room, Unavailable when
+        memory is short.
         """
         adapter = read_adapter(path, self._loaded.model, max_rank=self._max_lora_rank)
 
@@ -171,6 +172,10 @@ class Core:
             try:
                 slot = self._forward.adapters.put(adapter.weights, rank=adapter.rank, scale=adapter.scale)
                 self._catalog.add(name, str(path), adapter.sha256, slot)
+            except Exception as error:
+                if not is_short(error):
+                    raise
+                raise Unavailable(f"there is not enough memory for {name!r} now ({type(error).__name__}: {error})") from None
             finally:
                 self._catalog.drop(name)
 

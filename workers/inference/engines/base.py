@@ -18,8 +18,6 @@ class Engine(Protocol):
 
     name: str
     """What specs and endpoints call it."""
-    batched: bool
-    """Whether it takes many requests in one body (``workers.transport.generate.BATCH``)."""
 
     def command(self, base: str, options: Options, *, host: str, port: int) -> list[str]:
         """The command that serves ``base``, a folder or a hub id, under that name. Raises NotHere where it cannot be run."""

@@ -14,7 +14,6 @@ class Transformers:
     """Serves a model with torch and transformers, on a GPU or on the CPU."""
 
     name = TRANSFORMERS
-    batched = True
 
     def command(self, base: str, options: Options, *, host: str, port: int) -> list[str]:
         """As ``Engine.command``. Raises NotHere without the packages of the extra ``model``."""

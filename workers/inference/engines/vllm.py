@@ -33,7 +33,6 @@ class Vllm:
     """Serves a model with vLLM, on GPUs or on the CPU."""
 
     name = engines.VLLM
-    batched = False
 
     def command(self, base: str, options: Options, *, host: str, port: int) -> list[str]:
         """As ``Engine.command``. Raises NotHere without an environment of vLLM."""

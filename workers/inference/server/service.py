@@ -1,4 +1,8 @@
-"""The engine as the routes see it: bodies in, answers out, nothing waits in the event loop."""
+"""The engine as the routes see it: bodies in, answers out.
+
+A request that comes by itself is read, pictures and all, in the event loop, which takes some milliseconds; many in one body are
+read in a thread.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +155,7 @@ class Service:
     # -- adapters ------------------------------------------------------------------------------------------------------
 
     async def load(self, name: str, path: str) -> str:
-        """Serve an adapter under a new name; the sentence that says so. Raises InvalidInput, NotFound."""
+        """Serve an adapter under a new name; the sentence that says so. Raises InvalidInput, NotFound, Conflict: no room."""
         async with self._adapters:
             if any(model["id"] == name for model in self.core.models()):
                 raise InvalidInput(f"{name!r} is served already, and the weights behind a name never change; take a new name")
