@@ -26,7 +26,7 @@ MOST_KEPT: Final = 8
 """Failures that are kept of one name, each of another engine or of other options."""
 MODEL: Final = ("engine", "base", "options")
 """What of the desired state says which model is served, and how: what failed one way may be loaded another."""
-HERE: Final = ("http://127.", "http://localhost", "http://[::1]")
+HERE: Final = ("http://127.", "http://localhost:", "http://[::1]:")
 """What the address of an engine begins with that answers its own machine alone."""
 MOST_REASON: Final = 2000
 """Characters that are kept of a reason: an engine's last words may be a whole log."""
