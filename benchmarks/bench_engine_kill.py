@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_engine_kill [--model DIR] [--rollout 2] [--episodes 32] [--turns 60] [--rounds 3]
 
-Each round plays the eval twice, undisturbed and disturbed, at temperature 0, and compares the traces. A trace's hash covers
-log-probabilities to the last bit, which depend on what was computed in one batch with a turn; so the sampled tokens, and the
-largest difference of a log-probability, are told beside it.
+Each round plays the eval twice, undisturbed and disturbed, at temperature 0, and compares the traces. A trace's hash leaves out
+log-probabilities, whose last bits depend on what was computed in one batch with a turn; so their largest difference is told
+beside it.
 """
 
 from __future__ import annotations
