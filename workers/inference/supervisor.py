@@ -143,22 +143,28 @@ class Supervisor:
         try:
             self._served = serve(model, wake=self._wake.set)
         except SynthqError as error:
-            self._failed(Fault(name=model.base, reason=str(error), lasting=isinstance(error, InvalidInput)))
+            self._failed(model, Fault(name=model.base, reason=str(error), lasting=isinstance(error, InvalidInput)))
             return
         except OSError as error:  # of the model's folder, or of the engine's log: a disk may be back later
             where = f" ({error.filename})" if error.filename else ""
-            self._failed(Fault(name=model.base, reason=f"no engine starts: {error.strerror or error}{where}", lasting=False))
+            reason = f"no engine starts: {error.strerror or error}{where}"
+            self._failed(model, Fault(name=model.base, reason=reason, lasting=False))
             return
         log.info("%s comes up with engine %s", model.base, self._served.engine)
 
     def _fell(self, served: Served, fault: Fault) -> None:
         served.end()
-        self._failed(fault, well_for_s=served.well_for_s)
+        self._failed(served.model, fault, well_for_s=served.well_for_s)
 
-    def _failed(self, fault: Fault, *, well_for_s: float = 0.0) -> None:
+    def _failed(self, model: Model, fault: Fault, *, well_for_s: float = 0.0) -> None:
         self._backoff.failed(fault.reason, lasting=fault.lasting, well_for_s=well_for_s)
         log.error("%s: %s", fault.name, fault.reason.partition("\n")[0])
-        endpoints.failed(self._id, fault.name, fault.reason, lasting=fault.lasting)
+        self._write_down(model, fault)
+
+    def _write_down(self, model: Model, fault: Fault) -> None:
+        """A fault is one of what was to be served then, whatever is desired by now."""
+        asked = {"engine": model.engine, "base": model.base, "options": dict(model.options)}
+        endpoints.failed(self._id, fault.name, fault.reason, lasting=fault.lasting, model=asked)
 
     def _leave(self, served: Served) -> None:
         """End what is not wanted any more, once nobody waits for an answer of it, or after ``LEAVE_S``."""
@@ -175,7 +181,7 @@ class Supervisor:
         served = self._served
         while served is not None and served.faults:
             fault = served.faults[0]
-            endpoints.failed(self._id, fault.name, fault.reason, lasting=fault.lasting)
+            self._write_down(served.model, fault)
             log.error("adapter %s: %s", fault.name, fault.reason)
             served.faults.pop(0)
         now, is_ = time.monotonic(), self._standing()

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from app import db, endpoints
 from app.endpoints import publish
-from app.engines import AUTO
 from app.errors import EngineFailed, EngineRefused, SynthqError
 from app.models import Endpoint
 from app.settings import get_settings
@@ -57,6 +56,8 @@ class Use:
     """Of what is asked for, as far as it is known before it answers."""
     engine: str
     """The engine that is to serve it, or ``auto`` for any."""
+    options: Mapping[str, Any]
+    """How it is to be served: an endpoint that offers less is not asked."""
 
     @property
     def served(self) -> str:
@@ -163,7 +164,7 @@ class Engines:
         if found is None:
             raise EngineRefused(f"nothing is known of {label}: it was not looked up when the job was submitted; submit it again")
         adapter = self._taken(label, found.line) if found.line else found.adapter
-        return Use(label=label, base=found.base, adapter=adapter, sha256=found.sha256, engine=found.engine)
+        return Use(label=label, base=found.base, adapter=adapter, sha256=found.sha256, engine=found.engine, options=found.options)
 
     def _taken(self, label: str, line: str) -> str:
         """The name of the version that this step plays with, which stays loaded until the step lets go of it."""
@@ -294,9 +295,8 @@ class Engines:
         seen_at, found = self._ready.get(use.label, (0.0, []))
         if time.monotonic() - seen_at > (FRESH_S if found else AVOID_S / 2):
             with db.reading() as session:
-                rows = endpoints.ready(session, use.base, use.adapter)
+                found = endpoints.ready(session, use.base, use.adapter, engine=use.engine, options=use.options)
                 session.expunge_all()
-            found = [row for row in rows if use.engine in (AUTO, row.engine)]
             self._ready[use.label] = (time.monotonic(), found)
         return found
 
