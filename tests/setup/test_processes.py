@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,20 @@ def test_ci_runs_what_make_offers() -> None:
     assert "make --no-print-directory check" in text
     assert "make --no-print-directory test" in text
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_an_environment_of_vllm_takes_no_folder_that_holds_something_else(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years")
+    ran = subprocess.run(
+        ["bash", str(ROOT / "docker" / "vllm-env"), str(precious)],
+        env={**os.environ, "PYTHON": sys.executable, "VLLM_FORM": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr == f"{precious} holds something else than a Python environment; name a folder that is empty or not there\n"
+    assert (precious / "thesis.txt").read_text() == "years"
