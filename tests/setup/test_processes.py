@@ -146,3 +146,8 @@ def test_an_environment_of_vllm_takes_no_folder_that_holds_something_else(tmp_pa
     assert ran.returncode == 1
     assert ran.stderr == f"{precious} holds something else than a Python environment; name a folder that is empty or not there\n"
     assert (precious / "thesis.txt").read_text() == "years"
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name not in ("conftest.py", "__init__.py")]
+    assert sorted(names) == sorted(set(names)), "pytest imports each by its name alone"
