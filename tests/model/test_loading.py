@@ -49,6 +49,16 @@ def test_its_weights_are_those_of_the_file(loaded: Loaded, tiny_model: Path) -> 
     assert loaded.sha256 == sha256((tiny_model / "model.safetensors").read_bytes()).hexdigest()
 
 
+def test_they_stay_as_they_were_when_the_file_is_written_over(broken: Path) -> None:
+    model = load(broken).model
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    file = broken / "model.safetensors"
+    with file.open("r+b") as written:
+        written.seek(file.stat().st_size // 4)
+        written.write(b"\x00" * (file.stat().st_size // 2))
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
 def test_its_facts_are_those_of_its_files(loaded: Loaded) -> None:
     token = loaded.tokenizer.convert_tokens_to_ids
     assert (loaded.image_id, loaded.video_id) == (token("<|image_pad|>"), token("<|video_pad|>"))

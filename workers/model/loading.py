@@ -142,9 +142,17 @@ def _model(path: Path, dtype: torch.dtype, device: torch.device) -> Qwen3VLForCo
         raise BadModel(f"{path} lacks {len(missing)} weights, {missing[0]} first")
     try:
         ready: Qwen3VLForConditionalGeneration = model.eval().requires_grad_(False).to(device)
+        if device.type == "cpu":
+            _take_in(ready)
     except torch.OutOfMemoryError as error:
         raise Unavailable(f"{path} does not fit into the memory that is free on {device}: {_line(error)}") from error
     return ready
+
+
+def _take_in(model: Qwen3VLForConditionalGeneration) -> None:
+    """Copy the weights, which are views of the file until then: whoever writes over it would change the model that is served."""
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
 
 
 def _line(error: Exception) -> str:
