@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from core import kit  # noqa: E402
 from core_kit import Answers, apart, engine, picture, prompt, replies  # noqa: E402
 from inference.server_kit import write_adapter  # noqa: E402
 
@@ -336,10 +337,13 @@ def test_an_adapter_that_memory_cannot_hold_is_refused_for_now(loaded, monkeypat
         with pytest.raises(Unavailable, match="not enough memory for 'one' now"):
             core.load_adapter("one", folder)
         assert core.load_adapter("one", folder)
+        core.unload_adapter("one")  # other tests have the model too
 
 
 def test_states_that_cannot_be_joined_are_drawn_from_apart(loaded, monkeypatch, wanted):
     with engine(loaded) as core:
+        running = Answers(core)
+        running.ask(prompt(loaded, 30, seed=99), Sampling(max_tokens=2000, seed=0, ignore_eos=True))  # others join it
         cat, left = torch.cat, [1]
 
         def tight(tensors: Any, *more: Any, **named: Any) -> Any:
@@ -348,6 +352,8 @@ def test_states_that_cannot_be_joined_are_drawn_from_apart(loaded, monkeypatch, 
                 raise OUT
             return cat(tensors, *more, **named)
 
+        kit.until(lambda: core.figures()["running"], 10, "the first runs")
         monkeypatch.setattr("workers.inference.core.steps.torch.cat", tight)
         assert same(replies(core, some(loaded, 12)), wanted)
         assert left == [0]
+        core.cancel(running.tickets[0])

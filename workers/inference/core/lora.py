@@ -100,20 +100,29 @@ class Adapters:
         self._used = [False] * slots
 
     def put(self, weights: Mapping[str, tuple[Tensor, Tensor]], *, rank: int, scale: float) -> int:
-        """Hold an adapter: A [rank, in] and B [out, rank] by module name. Gives its slot; there must be a free one."""
+        """Hold an adapter: A [rank, in] and B [out, rank] by module name. Gives its slot; there must be a free one.
+
+        What fails, as for want of memory, leaves the slot free.
+        """
         slot = self._used.index(False)
-        for name, adapted in self._adapted.items():
-            if name not in weights:
-                adapted.clear(slot)
-        for name, (down, up) in weights.items():
-            self._layer(name).put(slot, down, up)
-        self._turn.scale(slot, rank, scale)
-        self._used[slot] = True
+        try:
+            for name, adapted in self._adapted.items():
+                if name not in weights:
+                    adapted.clear(slot)
+            for name, (down, up) in weights.items():
+                self._layer(name).put(slot, down, up)
+            self._turn.scale(slot, rank, scale)
+            self._used[slot] = True
+        finally:
+            self._plain_if_unused()
         return slot
 
     def drop(self, slot: int) -> None:
         """Free a slot. When none is left in use, the layers are the plain ones again."""
         self._used[slot] = False
+        self._plain_if_unused()
+
+    def _plain_if_unused(self) -> None:
         if not any(self._used):
             for name, adapted in self._adapted.items():
                 self._replace(name, adapted.base)
