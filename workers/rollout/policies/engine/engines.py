@@ -101,6 +101,8 @@ class _Question:
     """The last endpoint did not know the model."""
     is_full: bool = False
     """The last endpoint had no room."""
+    is_away: bool = False
+    """The last endpoint was not there."""
     last: str = ""
 
     def told(self) -> str:
@@ -110,6 +112,7 @@ class _Question:
     def failed(self, why: str) -> None:
         """An engine had the request and failed. Raises EngineFailed once the request itself is held to be the reason."""
         self.failures, self.is_missing, self.is_full, self.last = self.failures + 1, False, False, why
+        self.is_away = False
         if self.failures == MOST_FAILURES:
             raise EngineFailed(
                 f"a request for {self.use.served} failed {self.failures} times while an engine had it{self.told()}"
@@ -117,20 +120,22 @@ class _Question:
 
     def away(self, why: str) -> None:
         """An endpoint was not there: its engine has ended, and its worker or its last heartbeat is about to tell."""
-        self.is_missing, self.is_full, self.last = False, False, why
+        self.is_missing, self.is_full, self.is_away, self.last = False, False, True, why
 
     def missing(self, why: str) -> None:
         """An endpoint did not have the model, though it said so: it has just lost it, or its worker is about to notice."""
-        self.is_missing, self.is_full, self.last = True, False, why
+        self.is_missing, self.is_full, self.is_away, self.last = True, False, False, why
 
     def full(self, why: str) -> None:
         """An endpoint had no room."""
-        self.is_missing, self.is_full, self.last = False, True, why
+        self.is_missing, self.is_full, self.is_away, self.last = False, True, False, why
 
     def too_late(self, who: str) -> SynthqError:
         """Why the time is up."""
         if self.is_missing:
             return EngineRefused(f"no endpoint that is to serve {self.use.served} knows it{self.told()}")
+        if self.is_away:  # the time ran out in the middle of another knock at its door
+            return Drain(f"no endpoint serves {self.use.served} any more{self.told()}", pause_s=PAUSE_S)
         return EngineFailed(f"no answer of {who} for {self.use.served} within deadline_s = {self.deadline_s:g}{self.told()}")
 
 
