@@ -136,8 +136,8 @@ def sha256(folder: Path) -> str:
         if sum(path.stat().st_size for path in held) > MOST_HASHED_BYTES:
             return _sha256_of({path.name: [path.stat().st_size, _first_bytes(path)] for path in held})
         if len(held) == 1:
-            return _file_sha256(held[0])
-        return _sha256_of({path.name: _file_sha256(path) for path in held})
+            return file_sha256(held[0])
+        return _sha256_of({path.name: file_sha256(path) for path in held})
     except OSError as error:
         raise BadModel(f"{folder} cannot be read: {error.strerror or error}") from error
 
@@ -146,7 +146,8 @@ def _sha256_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

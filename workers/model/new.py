@@ -17,7 +17,7 @@ from app.command_line import Tick, no_tick, size
 from app.errors import InvalidInput
 from workers.model import start
 from workers.model import tokenizer as own
-from workers.model.folder import LINEAGE, sha256_of, whole, write_json
+from workers.model.folder import LINEAGE, whole, write_json
 from workers.model.geometry import Geometry, config_of
 
 VOCAB: Final = 1280
@@ -131,7 +131,7 @@ def _tell(folder: Path, plan: Plan, made: Made, texts: Sequence[str], *, seed: i
             "tokens": made.vocab,
             "texts": len(texts),
             "texts_sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
-            "sha256": sha256_of(folder / "tokenizer.json"),
+            "sha256": weights.file_sha256(folder / "tokenizer.json"),
         },
         "sha256": made.sha256,
     }

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from app import db, endpoints
 from app.endpoints import publish
@@ -97,12 +97,8 @@ class _Question:
     deadline_s: float
     attempts: int = 0
     failures: int = 0
-    is_missing: bool = False
-    """The last endpoint did not know the model."""
-    is_full: bool = False
-    """The last endpoint had no room."""
-    is_away: bool = False
-    """The last endpoint was not there."""
+    turned: Literal["missing", "full", "away"] | None = None
+    """Why the last endpoint did not take it: it did not know the model, had no room, or was not there; None when it took it."""
     last: str = ""
 
     def told(self) -> str:
@@ -111,8 +107,7 @@ class _Question:
 
     def failed(self, why: str) -> None:
         """An engine had the request and failed. Raises EngineFailed once the request itself is held to be the reason."""
-        self.failures, self.is_missing, self.is_full, self.last = self.failures + 1, False, False, why
-        self.is_away = False
+        self.failures, self.turned, self.last = self.failures + 1, None, why
         if self.failures == MOST_FAILURES:
             raise EngineFailed(
                 f"a request for {self.use.served} failed {self.failures} times while an engine had it{self.told()}"
@@ -120,21 +115,21 @@ class _Question:
 
     def away(self, why: str) -> None:
         """An endpoint was not there: its engine has ended, and its worker or its last heartbeat is about to tell."""
-        self.is_missing, self.is_full, self.is_away, self.last = False, False, True, why
+        self.turned, self.last = "away", why
 
     def missing(self, why: str) -> None:
         """An endpoint did not have the model, though it said so: it has just lost it, or its worker is about to notice."""
-        self.is_missing, self.is_full, self.is_away, self.last = True, False, False, why
+        self.turned, self.last = "missing", why
 
     def full(self, why: str) -> None:
         """An endpoint had no room."""
-        self.is_missing, self.is_full, self.is_away, self.last = False, True, False, why
+        self.turned, self.last = "full", why
 
     def too_late(self, who: str) -> SynthqError:
         """Why the time is up."""
-        if self.is_missing:
+        if self.turned == "missing":
             return EngineRefused(f"no endpoint that is to serve {self.use.served} knows it{self.told()}")
-        if self.is_away:  # the time ran out in the middle of another knock at its door
+        if self.turned == "away":  # the time ran out in the middle of another knock at its door
             return Drain(f"no endpoint serves {self.use.served} any more{self.told()}", pause_s=PAUSE_S)
         return EngineFailed(f"no answer of {who} for {self.use.served} within deadline_s = {self.deadline_s:g}{self.told()}")
 
@@ -261,7 +256,7 @@ class Engines:
                 self._here[stay.endpoint.id] += 1
             elif now < question.until:
                 await asyncio.sleep(min(AVOID_S, question.until - now))
-            elif ready and (question.is_missing or question.is_full):
+            elif ready and question.turned in ("missing", "full"):
                 raise question.too_late("an engine")
             else:
                 raise Drain(f"no endpoint serves {stay.use.served} any more{question.told()}", pause_s=PAUSE_S)
