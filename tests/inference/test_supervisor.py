@@ -124,6 +124,12 @@ def desk(looked_after: supervisor.Supervisor, tmp_path: Path) -> Iterator[Desk]:
 
 
 @pytest.fixture(scope="module")
+def tiny_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model in a folder of this file's own, so that its engines are told from those that other files keep up."""
+    return shutil.copytree(tiny_model, tmp_path_factory.mktemp("served") / "tiny")
+
+
+@pytest.fixture(scope="module")
 def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two adapters of the tiny model."""
     folder = tmp_path_factory.mktemp("adapters")
