@@ -263,7 +263,9 @@ async def measure(
 ) -> dict[str, Any]:
     """Requests per second of every contender at every prompt length and number at once, by round."""
     figures: dict[str, Any] = {}
-    async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=64), trust_env=False) as client:
+    # A server that was stopped closes what was idle meanwhile just when it is asked again: nothing idle is kept that long.
+    limits = httpx.Limits(max_connections=64, keepalive_expiry=1.0)
+    async with httpx.AsyncClient(timeout=300, limits=limits, trust_env=False) as client:
         for tokens, requests in all_requests.items():
             named = contenders(requests, plain, engines, model, client)
             for at_once in AT_ONCE:
