@@ -1,0 +1,1 @@
+"""The trainer: what learns from lines of a data set, and from play."""
