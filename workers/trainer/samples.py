@@ -20,10 +20,8 @@ class Sample:
     """The whole sequence; each picture stands as as many image tokens as it has."""
     targets: tuple[int, ...]
     """Places in ``ids`` of the tokens that are learned, rising; never 0, for nothing predicts the first."""
-    prompt: int
-    """Tokens of ``ids`` before the first reply: image tokens stand there alone. What a model says is text, even an image token."""
     pictures: tuple[Picture, ...] = ()
-    """In the order in which they stand in the prompt."""
+    """In the order in which they stand in ``ids``. Image tokens stand for them; one among the targets is text that a model said."""
     weight: float = 1.0
     """How much it counts beside others."""
     temperature: float = 1.0
