@@ -21,7 +21,7 @@ class Sample:
     targets: tuple[int, ...]
     """Places in ``ids`` of the tokens that are learned, rising; never 0, for nothing predicts the first."""
     pictures: tuple[Picture, ...] = ()
-    """In the order in which they stand in ``ids``. Image tokens stand for them; one among the targets is text that a model said."""
+    """In the order in which they stand in ``ids``. An image token among the targets is text that a model said."""
     weight: float = 1.0
     """How much it counts beside others."""
     temperature: float = 1.0
