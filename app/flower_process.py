@@ -72,7 +72,7 @@ def main() -> None:
     """Run Flower until it is stopped."""
     flower = FlowerSettings()
     if importlib.util.find_spec("flower") is None:
-        sys.exit("Error: the package flower is not installed; `pip install 'synthq[flower]'` brings it")
+        sys.exit("Error: the package flower is not installed; `pip install -e '.[flower]'` in synthq's folder brings it")
     if not flower.port:
         sys.exit("Error: SYNTHQ_FLOWER_PORT=0 switches Flower off; give it a port")
     from app.broker import celery  # here, so that the supervisor reads the settings above without loading Celery

@@ -25,6 +25,8 @@ ARCHITECTURE: Final = "Qwen3VLForConditionalGeneration"
 MODEL_TYPE: Final = "qwen3_vl"
 VISION: Final = "visual"
 """What the name of every part of the vision tower has in it, its mergers included."""
+SERVED: Final = "adapter-"
+"""What the name begins with under which an adapter is served that never changes."""
 _SHAPES_AN_ADAPTER: Final = (
     "r",
     "lora_alpha",
@@ -209,6 +211,11 @@ def _names(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     return tuple(sorted(str(name) for name in value)) if isinstance(value, list) else ()
+
+
+def served_as(sha256: str) -> str:
+    """Name under which the adapter of this sha256 is served: that of its content, so that it never comes to mean another."""
+    return f"{SERVED}{sha256[:16]}"
 
 
 def adapter_sha256(path: Path) -> str:

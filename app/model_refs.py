@@ -42,8 +42,8 @@ class Resolved:
 
     @property
     def adapter(self) -> str:
-        """Name under which the adapter is served: that of its content, so that it never comes to mean another."""
-        return f"adapter-{self.sha256[:16]}" if self.adapter_path else ""
+        """Name under which the adapter is served; empty without one."""
+        return model_folder.served_as(self.sha256) if self.adapter_path else ""
 
 
 def resolve(session: Session, ref: str) -> Resolved:

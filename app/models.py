@@ -310,6 +310,21 @@ class TextRow(SQLModel, table=True):
     text: str = Field(sa_column=Column(Text, nullable=False))
 
 
+class Metric(SQLModel, table=True):
+    """What was measured of a job at one point of its course, such as the loss of an optimizer step."""
+
+    __tablename__ = "metric"
+
+    job_id: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), primary_key=True))
+    scope: str = Field(primary_key=True)
+    """What is counted by ``index``: ``train``, ``val``, ``update``, ``eval``."""
+    index: int = Field(primary_key=True)
+    """The optimizer step, or the iteration."""
+    at: float
+    values: dict[str, float | None] = Field(sa_column=Column(Json, nullable=False))
+    """By name; null where it was no finite number."""
+
+
 class Artifact(SQLModel, table=True):
     """A file that a job made."""
 
@@ -385,8 +400,8 @@ class Endpoint(SQLModel, table=True):
     desired: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
     """``{"engine", "base", "options", "adapters": {name: path}}``; empty: nothing is wanted of it."""
     failures: dict[str, dict[str, Any]] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
-    """What it could not load, by base or served name: ``{"reason", "tries", "lasting", "at", "model"}``, the last as it was to be
-    served then; ``others`` are earlier ones that were to be served otherwise."""
+    """What it could not load, by base or served name: ``{"reason", "tries", "lasting", "at", "model", "fell"}``, the last as it was
+    to be served then; ``others`` are earlier ones that were to be served otherwise. ``fell``: it had been served until then."""
     in_flight: int = 0
     """Requests that are under way."""
     capacity: int = 0

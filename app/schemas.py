@@ -102,6 +102,7 @@ class ProgressOut(Out):
     failed: int
     total: int
     unit: Literal["episodes", "steps"]
+    cut_short: int = Field(0, description="episodes that the job's cancellation ended in their middle; a retry goes on with them")
 
 
 class JobLinks(Out):
@@ -110,6 +111,7 @@ class JobLinks(Out):
     self: str
     events: str
     steps: str
+    metrics: str
     traces: str
     artifacts: str
 
@@ -160,7 +162,7 @@ class SubmittedOut(JobOut):
 
 def _job_fields(job: Job) -> dict[str, Any]:
     here = f"/v1/jobs/{job.id}"
-    more = {name: f"{here}/{name}" for name in ("events", "steps", "artifacts")}
+    more = {name: f"{here}/{name}" for name in ("events", "steps", "metrics", "artifacts")}
     links = {"self": here, "traces": f"/v1/traces?job={job.id}", **more}
     return {**job.model_dump(), "cancel_requested": job.cancel_requested_at is not None, "links": links}
 
@@ -209,6 +211,33 @@ class EventPage(Out):
     data: list[EventOut]
     next_after: int = Field(description="give it as `after` for what comes next")
     ended: bool = Field(description="the job has ended and no event is left")
+
+
+class MetricOut(Out):
+    """What was measured of a job at one point of its course."""
+
+    scope: str
+    index: int = Field(description="the optimizer step, or the iteration")
+    at: Time
+    values: dict[str, float | None] = Field(description="by name; null where it was no finite number")
+
+
+class ScopeOut(Out):
+    """How much was measured in one scope."""
+
+    scope: str
+    points: int
+    last: int = Field(description="the greatest index")
+
+
+class MetricPage(Out):
+    """Points in the order of their index."""
+
+    object: Literal["list"] = "list"
+    data: list[MetricOut]
+    scopes: list[ScopeOut] = Field(description="every scope of the job, whatever was asked for")
+    has_more: bool
+    next_after: int | None = Field(description="give it as `after` for what comes next")
 
 
 class StepOut(Out):

@@ -67,6 +67,11 @@ class Settings(BaseSettings):
     vllm_python: str = ""
     """The Python of an environment with vLLM; empty: the one of ``make vllm-env``, if it was made."""
 
+    trainer_devices: int = Field(1, ge=1, le=64)
+    """Processes that train together in one trainer worker, one for each GPU (on a machine without GPUs, of the CPU)."""
+    trainer_idle_s: float = Field(600.0, ge=0)
+    """How long a trainer keeps its model loaded when no step needs it."""
+
     lease_s: float = Field(60.0, gt=0)
     """How long a claimed step stays with its worker without a sign of life."""
     renew_s: float = Field(20.0, gt=0)
@@ -152,6 +157,11 @@ class Settings(BaseSettings):
     def artifacts(self) -> str:
         """Where artifacts live."""
         return self.artifacts_url or str(self.home / "artifacts")
+
+    @property
+    def runs(self) -> Path:
+        """A folder for each job that trains, with what it needs to go on: ``runs/<job id>/``."""
+        return self.home / "runs"
 
     @property
     def accepted_by_task_app(self) -> tuple[str, ...]:

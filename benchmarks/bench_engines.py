@@ -1,6 +1,6 @@
 """Requests per second of synthq's engine, of vLLM on the same CPU, and of plain ``generate``: paired, image prompts.
 
-    python -m benchmarks.bench_engines [--rounds 5] [--reply 8] [--prefix-caching] [--no-vllm]
+    python -m benchmarks.bench_engines [--rounds 5] [--reply 8] [--prefix-caching] [--no-vllm] [--vllm-alone]
 
 A tiny Qwen3-VL (1 M parameters, float32), frames of 63 px from real play, 9 image tokens each, every request another frame; its
 prompt has about 40 or about 300 tokens in all; replies of ``--reply`` tokens exactly, T = 1. The engines are processes of their
@@ -8,7 +8,8 @@ own, asked over HTTP by one client process on the same cores, which is why the c
 "batch" asks synthq's engine by POST /v1/batch. ``generate`` runs alone in this process, as many threads as cores: one prompt
 after another, and all of a round at once, with the inputs made ready before ("ready") or from PNG within the time ("from PNG").
 In each round every contender answers requests of one kind; the order turns. Ratios are of figures of one round. While one
-answers, the processes of the others are stopped (SIGSTOP), so that none's waiting threads take cores from another.
+answers, the processes of the others are stopped (SIGSTOP), so that none's waiting threads take cores from another. vLLM minds
+that more than the rest, so ``--vllm-alone`` tells what it answers with no other engine on the machine.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,9 @@ def contenders(
     def over_http(engine: Engine, ask: Any) -> Contender:
         async def run(many: list[Messages], at_once: int) -> float:
             bodies = requests.bodies(model, many)
+            first = requests.bodies(model, requests.take(at_once))
             with alone(engine, engines):
+                await ask(client, engine.url, first, at_once)  # not counted: its processes wake up, and connections open
                 began = time.perf_counter()
                 await ask(client, engine.url, bodies, at_once)
                 return time.perf_counter() - began
@@ -251,6 +254,8 @@ def contenders(
 
         return run
 
+    if "transformers" not in engines:
+        return {"vllm": over_http(engines["vllm"], singly)}
     ours = engines["transformers"]
     found = {"synthq": over_http(ours, singly), "synthq batch": over_http(ours, batched)}
     if "vllm" in engines:
@@ -285,7 +290,7 @@ async def measure(
 def tell(kind: str, rates: Mapping[str, list[float]]) -> None:
     """Print one line for each contender, with ours in terms of it."""
     for name, values in rates.items():
-        shares = [ours / other for ours, other in zip(rates["synthq batch"], values, strict=True)]
+        shares = [ours / other for ours, other in zip(rates.get("synthq batch", values), values, strict=True)]
         print(f"| {kind} | {name} | {spread(values, 1)} | {spread(shares)} |", flush=True)
 
 
@@ -295,7 +300,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--reply", type=int, default=8)
     parser.add_argument("--prefix-caching", action="store_true", help="let both engines reuse what prompts have in common")
-    parser.add_argument("--no-vllm", action="store_true")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--no-vllm", action="store_true")
+    which.add_argument("--vllm-alone", action="store_true")
     given = parser.parse_args()
 
     import torch
@@ -313,12 +320,10 @@ def main() -> None:
         pictures = frames(512)
         table = VllmTable(max_model_len=1024, enable_prefix_caching=given.prefix_caching, max_num_seqs=32).model_dump()
         print(f"{machine()}; torch {torch.__version__}, replies of {given.reply} tokens, prefix caching {given.prefix_caching}")
-        with serving("transformers", model, table, folder / "ours.log") as ours:
-            if given.no_vllm:
-                figures = run(loaded, pictures, {"transformers": ours}, given)
-            else:
-                with serving("vllm", model, table, folder / "vllm.log") as theirs:
-                    figures = run(loaded, pictures, {"transformers": ours, "vllm": theirs}, given)
+        names = ["vllm"] if given.vllm_alone else ["transformers"] if given.no_vllm else ["transformers", "vllm"]
+        with ExitStack() as up:
+            engines = {name: up.enter_context(serving(name, model, table, folder / f"{name}.log")) for name in names}
+            figures = run(loaded, pictures, engines, given)
         save("engines", {"machine": machine(), "reply": given.reply, "prefix_caching": given.prefix_caching, **figures})
 
 

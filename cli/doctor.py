@@ -67,7 +67,7 @@ def _machine(*, client_only: bool) -> Iterator[Json]:
     if ran.returncode != 0:
         last = (ran.stderr.strip() or "no words").splitlines()[-1]
         detail = f"{sys.executable} -m app.doctor ended with {ran.returncode}: {last}"
-        yield _check("machine", False, detail, "install synthq again: pip install --upgrade synthq")
+        yield _check("machine", False, detail, "install synthq again: `make install` in its folder")
 
 
 def _server(client: Client) -> Iterator[Json]:

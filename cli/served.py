@@ -112,8 +112,8 @@ def list_endpoints(everything: bool, as_json: bool) -> None:
     elif not rows:
         show.say("no inference worker is alive; `synthq worker inference` starts one")
     else:
-        headers = ["endpoint", "host", "state", "engine", "model", "adapters", "requests", "since", "should serve", "error"]
-        for line in show.table(headers, [_endpoint(row) for row in rows]):
+        headers = ["endpoint", "host", "state", "engine", "model", "adapters", "requests", "since", "should serve"]
+        for line in (*show.table(headers, [_endpoint(row) for row in rows]), *_faults(rows)):
             show.out(line)
 
 
@@ -130,5 +130,20 @@ def _endpoint(row: Json) -> list[object]:
         requests,
         show.ago(row.get("changed_at")),
         show.clean(wanted) if wanted != base else "",
-        show.clean(row.get("error") or "")[:80],
     ]
+
+
+def _faults(rows: list[Json]) -> Iterator[str]:
+    """What went wrong at each endpoint, whole: why it serves nothing, and which adapters it cannot load."""
+    for row in rows:
+        reasons = [row["error"]] if row.get("error") else []
+        loads = {row.get("base"), (row.get("desired") or {}).get("base")}
+        for name, told in (row.get("failures") or {}).items():
+            if name not in loads and name in (row.get("desired") or {}).get("adapters", {}):
+                reasons.append(f"{name}: {told.get('reason')}")
+        if reasons:
+            yield ""
+            yield f"{show.clean(row.get('id'))}:"
+        for reason in reasons:
+            for line in str(reason).splitlines():
+                yield from show.wrapped(show.clean(line.strip()), indent=2)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
@@ -29,6 +31,8 @@ COLOURS: Final = {
 }
 LOSSES: Final = 5
 """Reasons of failed episodes that a result tells, and seeds that it names with one."""
+LEAST_WIDTH: Final = 40
+"""Columns that a text is wrapped to at the least."""
 FIGURES: Final = ("achievements", "progress", "crafter_score", "return", "length")
 """What a score table tells of each policy, in this order."""
 
@@ -80,6 +84,17 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]
 
 def _padded(cell: str, width: int) -> str:
     return cell + " " * (width - len(click.unstyle(cell)))
+
+
+def wrapped(text: str, *, indent: int) -> list[str]:
+    """A text in lines that a terminal holds; elsewhere in one, however long. No word is broken, for paths are words."""
+    before = " " * indent
+    if not sys.stdout.isatty():
+        return [before + text]
+    width = max(LEAST_WIDTH, shutil.get_terminal_size().columns)
+    return textwrap.wrap(
+        text, width, initial_indent=before, subsequent_indent=before, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> list[str]:
@@ -158,7 +173,8 @@ def progress_of(job: Json) -> str:
     if not progress.get("total"):
         return ""
     failed = f", {progress['failed']} failed" if progress.get("failed") else ""
-    return clean(f"{progress.get('done', 0)} of {progress['total']} {progress.get('unit') or ''}{failed}")
+    cut = f", {progress['cut_short']} cut short" if progress.get("cut_short") else ""
+    return clean(f"{progress.get('done', 0)} of {progress['total']} {progress.get('unit') or ''}{failed}{cut}")
 
 
 def figure(value: object, *, percent: bool = False) -> str:

@@ -10,7 +10,8 @@ from sqlmodel import Session, col
 
 from app.endpoints.options import covered, covers
 from app.endpoints.rows import is_live, is_reached
-from app.models import Endpoint, EndpointState, ModelUse, Step
+from app.engines import AUTO
+from app.models import AdapterVersion, Endpoint, EndpointState, ModelUse, Step, VersionState
 
 
 def use_of(session: Session, job_id: str, label: str) -> ModelUse | None:
@@ -19,14 +20,14 @@ def use_of(session: Session, job_id: str, label: str) -> ModelUse | None:
 
 
 def ready(
-    session: Session, base: str, adapter: str = "", *, engine: str = "auto", options: Mapping[str, Any] | None = None
+    session: Session, base: str, adapter: str = "", *, engine: str = AUTO, options: Mapping[str, Any] | None = None
 ) -> list[Endpoint]:
     """The endpoints that answer this machine for a base, or for an adapter on it by its served name; the least loaded first.
 
     ``engine``: only those that run it. ``options``: only those that serve at least what a job asks for so.
     """
     query = select(Endpoint).where(is_ready(), is_reached(), col(Endpoint.base) == base)
-    if engine != "auto":
+    if engine != AUTO:
         query = query.where(col(Endpoint.engine) == engine)
     found = session.scalars(query.execution_options(populate_existing=True))
     fit = (each for each in found if covers(each.desired.get("options", {}), options or {}))
@@ -47,7 +48,9 @@ def is_served(*, here: bool = False) -> ColumnElement[bool]:
     named = literal('%"') + col(ModelUse.adapter) + literal('"%')  # a served name is made of letters, digits and dashes
     loaded = or_(col(ModelUse.adapter) == "", cast(col(Endpoint.adapters), Text).like(named))
     answered = select(col(ModelUse.job_id)).join(Endpoint, col(Endpoint.base) == col(ModelUse.base))
+    live = (col(AdapterVersion.line) == ModelUse.line, col(AdapterVersion.state) == VersionState.LIVE)
+    playable = or_(col(ModelUse.line) == "", select(col(AdapterVersion.version)).where(*live).correlate(ModelUse).exists())
     mine = (col(ModelUse.job_id) == Step.job_id, col(ModelUse.label) == Step.needs)
-    fits = or_(col(ModelUse.engine) == "auto", col(ModelUse.engine) == col(Endpoint.engine))
+    fits = or_(col(ModelUse.engine) == AUTO, col(ModelUse.engine) == col(Endpoint.engine))
     reached = [is_reached()] if here else []
-    return answered.where(*mine, fits, loaded, covered(), is_ready(), *reached).correlate(Step).exists()
+    return answered.where(*mine, fits, loaded, playable, covered(), is_ready(), *reached).correlate(Step).exists()

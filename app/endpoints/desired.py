@@ -15,7 +15,8 @@ from app.endpoints import publish
 from app.endpoints.options import differing, loras
 from app.endpoints.rows import failure_of, forget, live, loads_never, model_of
 from app.endpoints.spread import able, model_for, spread, why_never
-from app.endpoints.wanted import Use, Want, Wanted, adapters, bases, fitting, lines_of, uses
+from app.endpoints.wanted import Use, Want, Wanted, adapters, bases, began, fitting, lines_of, uses
+from app.endpoints.why import failed_to_load
 from app.errors import JobNotFound
 from app.models import Endpoint, EndpointState, JobEvent
 from app.settings import get_settings
@@ -63,8 +64,8 @@ def tend() -> None:
     if not plan.empty:
         with db.writing() as session:
             assign(session)
-    for use, _ in plan.hopeless:
-        _fail(use)
+    for use, reason in plan.hopeless:
+        _fail(use, reason)
 
 
 def assign(session: Session) -> None:
@@ -160,9 +161,9 @@ def _hopeless(want: Want, endpoints: Sequence[Endpoint], theirs: Sequence[Endpoi
     reasons = {each.id: why_never(each, want) for each in endpoints if able(each, want.engine)}
     if reasons and None not in reasons.values():
         where = "the inference worker" if len(reasons) == 1 else f"all {len(reasons)} inference workers"
-        told = next(iter(reasons.values()))
+        told = str(next(iter(reasons.values())))
         mine = [use for use in want.uses if use.row.options == want.first.options]
-        return [(use, f"{where} failed to load {_ref(use)}: {told}") for use in mine]
+        return [(use, failed_to_load(where, _ref(use), told)) for use in mine]
     found = [(use, _bad_adapter(use, theirs, alone=len(reasons) == 1)) for use in want.uses if use.row.adapter]
     return [(use, reason) for use, reason in found if reason is not None]
 
@@ -177,7 +178,7 @@ def _bad_adapter(use: Use, theirs: Sequence[Endpoint], *, alone: bool) -> str | 
     if endpoint is None:
         return None
     where = "the inference worker" if alone else f"endpoint {endpoint.id}"
-    return f"{where} failed to load {_ref(use)}: {reason}"
+    return failed_to_load(where, _ref(use), reason, of="adapter")
 
 
 def _is_lasting(endpoint: Endpoint, use: Use) -> bool:
@@ -189,14 +190,14 @@ def _ref(use: Use) -> str:
     return use.row.label.partition(":")[2]
 
 
-def _fail(use: Use) -> None:
-    """Fail what waits for a model that no endpoint can serve, if that is so still: the job may be another try by now."""
+def _fail(use: Use, reason: str) -> None:
+    """Fail what waits for a model that no endpoint can serve, unless the job is another try by now."""
+    job_id = use.row.job_id
     try:
         with db.writing() as session:
-            lifecycle.lock_job(session, use.row.job_id)
-            for now, reason in _plan(session).hopeless:
-                if (now.row.job_id, now.row.label) == (use.row.job_id, use.row.label):
-                    lifecycle.fail_waiting(session, now.row.job_id, now.row.label, reason)
+            lifecycle.lock_job(session, job_id)
+            if began(session, [job_id]).get(job_id) == use.since:
+                lifecycle.fail_waiting(session, job_id, use.row.label, reason)
     except JobNotFound:
         return  # it was removed between the look and the lock
 

@@ -8,12 +8,12 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import col
 
+from app.engines import AUTO
 from app.models import Endpoint, ModelUse
 
 LEAST: Final = (("max_model_len",), ("max_lora_rank",), ("max_loras",), ("limit_mm_per_prompt", "image"))
 """Keys of the spec's ``[vllm]`` of which more will do; what leaves one out asks for nothing."""
 DTYPE: Final = "dtype"
-AUTO: Final = "auto"
 MOST_LORAS: Final = 4
 """Adapters beside a base, where its options do not say."""
 

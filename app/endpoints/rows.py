@@ -93,7 +93,9 @@ def report(endpoint_id: str, **values: Any) -> bool:
 
 
 def failed(endpoint_id: str, name: str, reason: str, *, lasting: bool = False, model: Mapping[str, Any] | None = None) -> int:
-    """Write that an endpoint could not load a base or an adapter; give how often it tried in a row, 0 when its row is gone.
+    """Write that an endpoint could not load a base or an adapter, or that its engine ended; give how often in a row.
+
+    0 when its row is gone.
 
     ``lasting``: another try would end the same way, for it is no model, or the memory does not hold it. ``model``: the MODEL
     keys of what it was to serve then; what is desired of it now, if it is not told.
@@ -106,7 +108,8 @@ def failed(endpoint_id: str, name: str, reason: str, *, lasting: bool = False, m
         before = failure_of(row, name, of)
         steady = name == row.base and row.ready_at is not None and at - row.ready_at >= STEADY_S
         tries = 1 if before is None or steady else int(before["tries"]) + 1
-        told = {"reason": reason[:MOST_REASON], "tries": tries, "lasting": lasting, "at": at, "model": of}
+        fell = name == row.base and row.state == EndpointState.READY
+        told = {"reason": reason[:MOST_REASON], "tries": tries, "lasting": lasting, "at": at, "model": of, "fell": fell}
         others = [each for each in _failures(row, name) if each["model"] != of][: MOST_KEPT - 1]
         row.failures = {**row.failures, name: told | ({"others": others} if others else {})}
         session.add(row)

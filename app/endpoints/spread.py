@@ -13,7 +13,8 @@ from typing import Any
 
 from app.endpoints.options import covers
 from app.endpoints.rows import loads_never, model_of
-from app.endpoints.wanted import ANY, Want
+from app.endpoints.wanted import Want
+from app.engines import AUTO
 from app.models import Endpoint
 
 
@@ -61,7 +62,7 @@ def model_for(endpoint: Endpoint, want: Want) -> dict[str, Any]:
     present = model_of(endpoint.desired)
     if serves(endpoint, want) and loads_never(endpoint, want.base, present, want.since) is None:
         return present
-    engines = endpoint.engines if want.engine == ANY else [want.engine]
+    engines = endpoint.engines if want.engine == AUTO else [want.engine]
     asked = [{"engine": engine, "base": want.base, "options": want.options} for engine in engines]
     hopeful = (each for each in asked if loads_never(endpoint, want.base, each, want.since) is None)
     return next(hopeful, asked[0])
@@ -69,7 +70,7 @@ def model_for(endpoint: Endpoint, want: Want) -> dict[str, Any]:
 
 def able(endpoint: Endpoint, engine: str) -> bool:
     """Whether an endpoint can run an engine; ``auto`` is any."""
-    return bool(endpoint.engines) if engine == ANY else engine in endpoint.engines
+    return bool(endpoint.engines) if engine == AUTO else engine in endpoint.engines
 
 
 def serves(endpoint: Endpoint, want: Want) -> bool:
@@ -81,7 +82,7 @@ def on_the_way(endpoint: Endpoint, base: str, engine: str, options: Mapping[str,
     """Whether what an endpoint should serve will do for who asks so."""
     present = endpoint.desired
     return (
-        bool(present) and present["base"] == base and engine in (ANY, present["engine"]) and covers(present["options"], options)
+        bool(present) and present["base"] == base and engine in (AUTO, present["engine"]) and covers(present["options"], options)
     )
 
 

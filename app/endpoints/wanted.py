@@ -14,11 +14,10 @@ from sqlmodel import Session, col
 from app.endpoints.options import covers, differing, loras
 from app.endpoints.publish import SERVED
 from app.endpoints.rows import is_final, loads_never, model_of
+from app.engines import AUTO
 from app.models import AdapterVersion, Endpoint, Job, JobState, ModelUse, Step, StepState, VersionState
 
 OPEN: Final = (JobState.QUEUED, JobState.RUNNING)
-ANY: Final = "auto"
-"""Stands for any engine."""
 PLACES: Final = 2
 """Versions of a line that are loaded at once: the live one and the next."""
 MOST_ROOM: Final = 64
@@ -96,12 +95,12 @@ def uses(session: Session, *, dated: bool) -> list[Use]:
     rows = session.execute(query.execution_options(populate_existing=True)).all()
     ids = {row.job_id for row, _ in rows}
     steps = _open_steps(session, ids) if ids else {}
-    began = _began(session, ids) if ids and dated else {}
+    dates = began(session, ids) if ids and dated else {}
     found = []
     for row, job in rows:
         waiting, running = steps.get((row.job_id, row.label), (0, 0))
         if waiting or running or (row.line and job.state == JobState.RUNNING):
-            since = began.get(job.id, 0.0)
+            since = dates.get(job.id, 0.0)
             use = Use(row=row, priority=job.priority, created_at=job.created_at, waiting=waiting, running=running, since=since)
             found.append(use)
     return sorted(found, key=lambda use: use.order)
@@ -117,7 +116,7 @@ def _open_steps(session: Session, job_ids: Iterable[str]) -> dict[tuple[str, str
     return {(job_id, str(needs)): (count - busy, busy) for job_id, needs, count, busy in rows}
 
 
-def _began(session: Session, job_ids: Iterable[str]) -> dict[str, float]:
+def began(session: Session, job_ids: Iterable[str]) -> dict[str, float]:
     """When the present attempt of each job began."""
     query = select(col(Step.job_id), func.min(Step.created_at)).join(Job, col(Job.id) == Step.job_id)
     query = query.where(col(Job.id).in_(job_ids), col(Step.job_attempt) == Job.attempt).group_by(col(Step.job_id))
@@ -196,7 +195,7 @@ def _served(use: Use, engine: str, found: Sequence[Use], endpoints: Sequence[End
     row, fit = use.row, []
     for endpoint in endpoints:
         present = endpoint.desired
-        if not present or present["base"] != row.base or engine not in (ANY, present["engine"]):
+        if not present or present["base"] != row.base or engine not in (AUTO, present["engine"]):
             continue
         options = present["options"]
         enough = covers(options, row.options) and (not row.line or least_loras([use]) <= loras(options))
@@ -208,10 +207,10 @@ def _served(use: Use, engine: str, found: Sequence[Use], endpoints: Sequence[End
 
 
 def _engine_for(use: Use, found: Sequence[Use], endpoints: Sequence[Endpoint]) -> str:
-    if use.row.engine != ANY:
+    if use.row.engine != AUTO:
         return use.row.engine
-    asked = (other.row.engine for other in found if other.row.base == use.row.base and other.row.engine != ANY)
-    return next((engine for engine in asked if any(_hopeful(each, use, engine) for each in endpoints)), ANY)
+    asked = (other.row.engine for other in found if other.row.base == use.row.base and other.row.engine != AUTO)
+    return next((engine for engine in asked if any(_hopeful(each, use, engine) for each in endpoints)), AUTO)
 
 
 def _hopeful(endpoint: Endpoint, use: Use, engine: str) -> bool:

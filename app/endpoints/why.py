@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from app.endpoints.options import short_of
 from app.endpoints.rows import MOST_TRIES, answers, failure_of, model_of
 from app.endpoints.spread import able, on_the_way
+from app.engines import AUTO
 from app.models import Endpoint, EndpointState, ModelUse
 
 
@@ -21,7 +22,7 @@ def why_not_served(use: ModelUse, endpoints: Sequence[Endpoint], at: float, *, h
         return f"waits for an inference worker that can serve {ref} (none is alive); start one: `synthq worker inference`"
     fit = [endpoint for endpoint in endpoints if able(endpoint, use.engine)]
     if not fit:
-        with_it = f" with {use.engine}" if use.engine != "auto" else ""
+        with_it = f" with {use.engine}" if use.engine != AUTO else ""
         return f"waits for an inference worker that can serve {ref}{with_it} (none of the {len(endpoints)} alive has it)"
     theirs = [endpoint for endpoint in fit if on_the_way(endpoint, use.base, use.engine, use.options)]
     told = [_told(use, ref, endpoint, at, hosts) for endpoint in theirs]
@@ -31,12 +32,12 @@ def why_not_served(use: ModelUse, endpoints: Sequence[Endpoint], at: float, *, h
         return next((each for each in told if each and "failed" not in each), told[0])
     failed = next((each for each in fit if _failed_so(each, use) is not None), None)
     if failed is not None:
-        return f"endpoint {failed.id} failed to load {use.base}: {failed.failures[use.base]['reason']}"
+        return failed_to_load(f"endpoint {failed.id}", use.base, failed.failures[use.base]["reason"])
     otherwise = next((each for each in fit if each.desired and each.desired["base"] == use.base), None)
     if otherwise is not None and (short := short_of(otherwise.desired["options"], use.options)):
         return f"waits for its turn: endpoint {otherwise.id} serves {use.base} otherwise for other jobs ({short})"
     if all(endpoint.desired and endpoint.idle_since is None for endpoint in fit):
-        return f"waits for an endpoint that is free to serve {ref}: {_serve(len(fit))} models that other jobs need"
+        return f"waits for an endpoint that is free to serve {ref}: {_busy(len(fit))}"
     return f"waits for the scheduler to have an endpoint serve {ref}"
 
 
@@ -46,8 +47,13 @@ def _failed_so(endpoint: Endpoint, use: ModelUse) -> dict[str, Any] | None:
     return told if told is not None and told["model"].get("options") == use.options else None
 
 
-def _serve(count: int) -> str:
-    return "the only one serves" if count == 1 else f"all {count} serve"
+def failed_to_load(who: str, ref: str, reason: str, *, of: Literal["model", "adapter"] = "model", tries: str = "") -> str:
+    """A sentence about what could not be loaded. What the reason names by itself is not named twice."""
+    return f"{who} failed to load {f'the {of}' if ref in reason else ref}{tries}: {reason}"
+
+
+def _busy(count: int) -> str:
+    return "the only one serves another that is needed" if count == 1 else f"all {count} serve others that are needed"
 
 
 def _told(use: ModelUse, ref: str, endpoint: Endpoint, at: float, hosts: Collection[str]) -> str | None:
@@ -56,7 +62,7 @@ def _told(use: ModelUse, ref: str, endpoint: Endpoint, at: float, hosts: Collect
     if endpoint.state != EndpointState.READY or endpoint.base != use.base:
         failed = failure_of(endpoint, use.base, model)
         if failed is not None:
-            return _failure(endpoint, use.base, failed)
+            return _failure(endpoint, use.base, failed, of="model")
         since = f" ({max(0.0, at - endpoint.changed_at):.0f} s)" if endpoint.base == use.base else ""
         return f"endpoint {endpoint.id} is loading {use.base}{since}"
     if not answers(endpoint, hosts):
@@ -65,7 +71,7 @@ def _told(use: ModelUse, ref: str, endpoint: Endpoint, at: float, hosts: Collect
         return None
     failed = failure_of(endpoint, use.adapter, model)
     if failed is not None:
-        return _failure(endpoint, ref, failed)
+        return _failure(endpoint, ref, failed, of="adapter")
     if use.adapter in endpoint.desired["adapters"]:
         return f"endpoint {endpoint.id} is loading {ref}"
     return f"waits for room: endpoint {endpoint.id} has {len(endpoint.desired['adapters'])} adapters in use beside {use.base}"
@@ -78,6 +84,8 @@ def _out_of_reach(endpoint: Endpoint) -> str:
     )
 
 
-def _failure(endpoint: Endpoint, name: str, told: dict[str, Any]) -> str:
+def _failure(endpoint: Endpoint, ref: str, told: dict[str, Any], *, of: Literal["model", "adapter"]) -> str:
+    if told.get("fell"):
+        return f"endpoint {endpoint.id} is coming back with {ref} (failure {told['tries']} of {MOST_TRIES}): {told['reason']}"
     tries = "" if told["lasting"] else f" (try {told['tries']} of {MOST_TRIES})"
-    return f"endpoint {endpoint.id} failed to load {name}{tries}: {told['reason']}"
+    return failed_to_load(f"endpoint {endpoint.id}", ref, told["reason"], of=of, tries=tries)

@@ -36,7 +36,7 @@ STEP: Final = (
 
 
 def jobs(check: Check, tick: Tick) -> None:
-    """Every job with its steps and events."""
+    """Every job with its steps, its events and what was measured of it."""
     for reader, rows in pages(check, "job", "id", JOB):
         ids = [row["id"] for row in rows]
         steps: dict[str, list[Row]] = {}
@@ -53,7 +53,14 @@ def jobs(check: Check, tick: Tick) -> None:
             _events(check, held, *spans.get(row["id"], (0, 0, 0)))
             if row["id"] not in going:
                 _summary(check, held, mine, played.get(row["id"], {}))
+        _course(check, reader, ids)
         tick(len(rows))
+
+
+def _course(check: Check, reader: Reader, ids: list[str]) -> None:
+    """What was measured of the jobs: can it be read?"""
+    for row in reader.rows("metric", column("job_id").in_(ids), columns=("job_id", "scope", "index", "values")):
+        opened(check, "metric", row, subject=row["job_id"], name=f"{row['scope']} {row['index']} of job {row['job_id']}")
 
 
 def _states(check: Check, job: Row, steps: list[Row]) -> None:

@@ -19,6 +19,7 @@ from app.transfer.tables import Row
 _STRICT: Final = ConfigDict(strict=True)
 _COUNTS: Final = TypeAdapter(dict[str, int], config=_STRICT)
 _NUMBERS: Final = TypeAdapter(dict[str, float], config=_STRICT)
+_POINTS: Final = TypeAdapter(dict[str, float | None], config=_STRICT)
 _NAMES: Final = TypeAdapter(list[str], config=_STRICT)
 _TABLE: Final = TypeAdapter(dict[str, Any], config=_STRICT)
 _LIST: Final = TypeAdapter(list[Any], config=_STRICT)
@@ -26,6 +27,7 @@ SHAPES: Final[Mapping[str, Mapping[str, TypeAdapter[Any]]]] = MappingProxyType(
     {
         "job": {"spec": _TABLE, "summary": _TABLE, "labels": _TABLE, "after": _LIST},
         "step": {"payload": _TABLE, "result": _TABLE},
+        "metric": {"values": _POINTS},
         "episode": {"returns": _NUMBERS, "achievements": _COUNTS, "outcomes": _COUNTS, "scores": _NUMBERS, "timings": _NUMBERS},
         "turn": {
             "messages": _LIST,

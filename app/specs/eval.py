@@ -5,28 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    StringConstraints,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from app.errors import did_you_mean
 from app.specs import crafter
-from app.specs.base import BASE_URL, NAME, Clash, Compat, Spec, Table, Word, listed
+from app.specs.base import BASE_URL, NAME, Clash, Compat, Spec, Table, listed
 from app.specs.draft import shown
 from app.specs.engine import VLLM_ONLY, VllmTable, ref_fault, too_small
+from app.specs.play import CRAFTER_IN_SCHEMA, PlayTable
 from app.specs.policies import MODEL, OPENAI, POLICIES, VIEWS, PolicyOptions, policy_name
 from app.specs.policy_config import MODEL_KEYS, PROVIDERS, REQUEST_KEYS, SERVED_KEYS, PolicyConfig
 from app.specs.seeds import Seeds
 
 SEED_POLICY = "crafter-react"
 """The name that files of the followed project give to a policy that asks a model."""
-Turns = Annotated[int, Field(ge=1, le=100_000)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 """A policy's name, or ``name:variant``; a variant may be a path."""
 Labels = Annotated[
@@ -55,11 +47,9 @@ class Budget(Table):
             yield Clash("max_usd", f"{self.max_usd:g} can be held only with prices; give {' and '.join(lacking)}")
 
 
-class EvalTable(Table):
+class EvalTable(PlayTable):
     """Who plays what, how often, and what is kept."""
 
-    env: Word = "crafter"
-    """The environment, by its registered name."""
     seeds: Annotated[Seeds, Field(examples=["0-9"])]
     """The seeds to play: `"0-9"`, `"0,3,7-9"`, one number, or a list of those; 0 to 2147483647, 100,000 at most."""
     episodes_per_seed: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -73,46 +63,18 @@ class EvalTable(Table):
     model: Label | None = None
     """The model that plays, or that `openai`, `model` or `crafter-react` ask when their own names say none: one at an endpoint
     when `policy_config.provider` or `inference_url` names one, else one that synthq serves."""
-    engine: Literal["auto", "transformers", "vllm"] = "auto"
-    """What serves the models; `auto`: what the inference workers have."""
     episodes_in_flight: Annotated[int, Field(ge=1, le=256)] = 16
     """Episodes of a model that one step has under way at once, so that the engine's batch is full."""
     budget: Budget = Budget()
     """What the job may ask of paid endpoints."""
-    max_turns: Turns = 10_000
-    """Turns after which play stops, whatever the environment's own length."""
-    max_time_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
-    """Seconds after which an episode stops, between two turns; it makes play depend on the speed of the machine."""
-    max_llm_calls: Turns | None = None
-    """Most calls of a model in an episode; a model is called once a turn, so the smaller of this and `max_turns` ends it."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Most steps of this job that run at once; no value: no limit of its own."""
     episodes_per_step: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Episodes that one step plays; no value: chosen by the size of the job."""
     split: Annotated[str, StringConstraints(pattern=NAME)] = "train"
     """The split that the seeds belong to, for `filter.splits`; the worlds do not depend on it."""
-    task_id: Annotated[str, StringConstraints(pattern=NAME)] | None = None
-    """A name for the task, for `filter.task_ids`."""
     task_app_url: Annotated[str, StringConstraints(pattern=BASE_URL, max_length=1000)] | None = None
     """A task app that plays in place of synthq's own workers, which then ask it for every episode (`POST /rollout`)."""
-    sampling_seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    """Keys the random draws of the policies; the worlds depend on `seeds` alone."""
-    temperature: Annotated[float, Field(ge=0, le=10)] = 1.0
-    """Sampling temperature of a model; the same for all that are compared."""
-    reward: Literal["native", "unlocked", "consistent", "per_achievement"] = "unlocked"
-    """The reward of a turn that counts; the others are stored beside it."""
-    reply_format: Literal["tool_call", "text"] = "tool_call"
-    """How a reply says its actions."""
-    invalid_reply: Literal["noop", "skip"] = "noop"
-    """What a reply that cannot be read does: one game step of no action, or no game step at all."""
-    invalid_penalty: Annotated[float, Field(ge=-1000, le=0)] = 0.0
-    """Added to the reward of a turn whose reply cannot be read."""
-    save_frames: Literal["all", "none"] = "all"
-    """Which frames are stored; a job without frames cannot become training data with pictures."""
-    policy_config: PolicyConfig = PolicyConfig()
-    """What a policy is shown and how it may answer."""
-    env_config: Annotated[crafter.CrafterConfig | dict[str, Any], Field(default_factory=dict, validate_default=True)]
-    """Settings of the environment: these keys for `crafter`; another package's environment checks its own."""
 
     @model_validator(mode="before")
     @classmethod
@@ -131,34 +93,9 @@ class EvalTable(Table):
         bare = (OPENAI, MODEL) if isinstance(model, str) else ()
         return {**value, "policies": [f"{label}:{model}" if label in bare else label for label in named]}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _step_rewards_choose_the_reward(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "reward" not in value and (strategy := _enabled_strategy(value)):
-            return {**value, "reward": strategy}
-        return value
-
-    @field_validator("env_config", mode="wrap")
-    @classmethod
-    def _crafter_has_its_own_table(cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        if info.data.get("env") == crafter.NAMES[0]:
-            return crafter.CrafterConfig.model_validate(value)
-        return value if isinstance(value, dict) else check(value)
-
     def checks(self) -> Iterator[Clash]:
+        yield from super().checks()
         yield from self._model_policies()
-        if self.policy_config.use_tools not in (None, self.reply_format == "tool_call"):
-            fits = "tool_call" if self.policy_config.use_tools else "text"
-            yield Clash(
-                "policy_config.use_tools",
-                f'{shown(self.policy_config.use_tools)} goes with reply_format = "{fits}", not "{self.reply_format}"',
-            )
-        rewards = self.env_config.step_rewards if isinstance(self.env_config, crafter.CrafterConfig) else None
-        if rewards is not None and rewards.enabled and self.reward != rewards.strategy:
-            yield Clash(
-                "reward",
-                f'"{self.reward}" and step_rewards with strategy = "{rewards.strategy}" cannot both be the reward; leave one out',
-            )
         if self.task_app_url is not None and (self.budget.max_usd is not None or self.budget.max_tokens is not None):
             yield Clash("budget", "a cap cannot be held where a task app asks the model; remove task_app_url or the cap")
         if len(set(self.policies)) < len(self.policies):
@@ -224,26 +161,12 @@ class EvalTable(Table):
             "output_usd_per_million": self.budget.output_usd_per_million,
         }
 
-    def env_settings(self) -> dict[str, Any]:
-        """What the environment is built with, by keyword."""
-        return self.env_config if isinstance(self.env_config, dict) else self.env_config.settings()
-
 
 def _asks(table: dict[str, Any]) -> str:
     """Which policy a raw table's model is asked by: the one for endpoints where it names one."""
     config = table.get("policy_config")
     told = isinstance(config, dict) and (config.get("provider") is not None or config.get("inference_url") is not None)
     return OPENAI if told or table.get("task_app_url") is not None else MODEL
-
-
-def _enabled_strategy(table: dict[str, Any]) -> str | None:
-    """The strategy of step rewards that are switched on in a raw table."""
-    config = table.get("env_config")
-    rewards = config.get("step_rewards") if isinstance(config, dict) else None
-    if table.get("env", crafter.NAMES[0]) != crafter.NAMES[0] or not isinstance(rewards, dict):
-        return None
-    strategy = rewards.get("strategy", "consistent") if rewards.get("enabled") is True else None
-    return strategy if strategy in ("consistent", "per_achievement") else None
 
 
 SEED_KEYS = Compat(
@@ -302,16 +225,6 @@ CRAFTER_KEYS = Compat(
 """Keys of the followed project in its settings of Crafter."""
 
 
-_CRAFTER_IN_SCHEMA: dict[str, Any] = {
-    "if": {
-        "properties": {"env": {"enum": list(crafter.NAMES)}},
-        "not": {"anyOf": [{"required": ["env_name"]}, {"required": ["app_id"]}]},
-    },
-    "then": {"properties": {"env_config": {"$ref": "#/$defs/CrafterConfig"}}},
-}
-"""JSON Schema for what ``EvalTable._crafter_has_its_own_table`` does."""
-
-
 class EvalSpec(Spec):
     """Policies play seeds, every turn is kept, and the play is scored."""
 
@@ -334,6 +247,10 @@ class EvalSpec(Spec):
         """Labels of the policies that ask a model which synthq serves."""
         return tuple(label for label in self.eval.policies if policy_name(label)[0] == MODEL)
 
+    def play(self, purpose: str = "") -> EvalTable:
+        """How the job's episodes are played; they all serve one purpose."""
+        return self.eval
+
     @property
     def episodes(self) -> int:
         """How many episodes the job plays."""
@@ -348,13 +265,10 @@ class EvalSpec(Spec):
 
     @classmethod
     def finish_schema(cls, whole: dict[str, Any]) -> None:
-        whole["$defs"]["EvalTable"].update(_CRAFTER_IN_SCHEMA)
+        whole["$defs"]["EvalTable"].update(CRAFTER_IN_SCHEMA)
 
     def cautions(self) -> Iterator[str]:
-        table, policy = self.eval, self.eval.policy_config
-        if table.env != crafter.NAMES[0]:
-            near = did_you_mean(table.env, crafter.NAMES[:1])
-            yield f"eval.env: {table.env!r} is not built in, so its env_config is checked only where it is installed{near}"
+        table = self.eval
         names = {policy_name(label)[0] for label in table.policies}
         for name in sorted(names - set(POLICIES)):
             near = did_you_mean(name, POLICIES)
@@ -367,9 +281,7 @@ class EvalSpec(Spec):
             )
         if table.save_frames == "none":
             yield 'eval.save_frames: "none" keeps no pictures, so filter cannot make training data with images of this job'
-        if isinstance(table.env_config, crafter.CrafterConfig):
-            yield from _picture_cautions(table.env_config, policy)
-            yield from _reward_cautions(table.env_config.step_rewards, table.reward)
+        yield from table.play_cautions("eval")
 
     def _for_models_only(self, names: set[str]) -> Iterator[str]:
         """Keys that nobody who plays here reads."""
@@ -394,19 +306,3 @@ class EvalSpec(Spec):
             yield f"eval.temperature: only models read it, not {who}"
         if self.eval.budget != Budget():
             yield f"eval.budget: only models at an endpoint spend, not {who}"
-
-
-def _picture_cautions(config: crafter.CrafterConfig, policy: PolicyConfig) -> Iterator[str]:
-    if config.upscale_to is not None and config.upscale_to % config.image_size:
-        yield (
-            f"eval.env_config.upscale_to: {config.upscale_to} is no multiple of image_size = {config.image_size}, "
-            "so some pixels come out wider than others"
-        )
-    if config.upscale_to is not None and not policy.use_vision:
-        yield "eval.env_config.upscale_to: nothing is upscaled with use_vision = false"
-
-
-def _reward_cautions(rewards: crafter.StepRewards, reward: str) -> Iterator[str]:
-    for key, reader in (("indicator_lambda", "consistent"), ("weights", "per_achievement"), ("k_limits", "per_achievement")):
-        if reward != reader and getattr(rewards, key) != getattr(crafter.StepRewards(), key):
-            yield f'eval.env_config.step_rewards.{key}: only reward = "{reader}" reads it, and the reward is "{reward}"'

@@ -11,12 +11,13 @@ from sqlalchemy import func, select
 from sqlmodel import Session, col
 
 from app.errors import AmbiguousName, JobNotFound
-from app.models import Artifact, Episode, Job, Step, StepState
+from app.models import Artifact, Episode, Job, JobState, Step, StepState
 from app.store import paging
 
 LAST: Final = "@last"
 """Stands for the newest job."""
 REF: Final = re.compile(r"@last|[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+CUT: Final = "cut short"
 MOST_NAMED: Final = 5
 """Jobs that an ambiguous prefix lists."""
 
@@ -84,6 +85,8 @@ class Progress:
     total: int
     """0 while nobody knows yet."""
     unit: Literal["episodes", "steps"]
+    cut_short: int = 0
+    """Episodes that stood in their middle when their job was cancelled; a retry goes on with them."""
 
 
 def progress(session: Session, job: Job) -> Progress:
@@ -97,15 +100,17 @@ def progress_of(session: Session, jobs: Sequence[Job]) -> dict[str, Progress]:
     sums = _step_sums(session, [job.id for job in jobs if job.kind != "eval"])
     found = {}
     for job in jobs:
+        cut = 0
         if job.kind == "eval":
             states = episodes.get(job.id, {})
-            done, failed, total = states.get("done", 0), states.get("failed", 0), episodes_asked(job.spec)
+            cut = states.get(CUT, 0) if job.state == JobState.CANCELLED else 0
+            done, failed, total = states.get("done", 0), states.get("failed", 0) - cut, episodes_asked(job.spec)
         else:
             done, failed, total = sums.get((job.id, job.attempt), (0, 0, 0))
         unit: Literal["episodes", "steps"] = "episodes" if job.kind in ("eval", "filter") else "steps"
         if job.kind == "filter":
             failed = 0  # its step failed, not one of the episodes that it reads
-        found[job.id] = Progress(done=done, failed=failed, total=total, unit=unit)
+        found[job.id] = Progress(done=done, failed=failed, total=total, unit=unit, cut_short=cut)
     return found
 
 
@@ -116,12 +121,18 @@ def episodes_asked(spec: Mapping[str, Any]) -> int:
 
 
 def _episode_counts(session: Session, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Episodes by job and state, and under CUT those of the failed ones that a retry goes on with."""
     if not ids:
         return {}
-    query = select(col(Episode.job_id), col(Episode.state), func.count()).where(col(Episode.job_id).in_(ids))
+    cut = func.count().filter(col(Episode.state) == "failed", col(Episode.snapshot).is_not(None))
+    query = select(col(Episode.job_id), col(Episode.state), func.count(), cut).where(col(Episode.job_id).in_(ids))
     found: dict[str, dict[str, int]] = {}
-    for job_id, state, count in session.connection().execute(query.group_by(col(Episode.job_id), col(Episode.state))):
-        found.setdefault(job_id, {})[state] = count
+    for job_id, state, count, cut_short in session.connection().execute(
+        query.group_by(col(Episode.job_id), col(Episode.state))
+    ):
+        states = found.setdefault(job_id, {})
+        states[state] = count
+        states[CUT] = states.get(CUT, 0) + cut_short
     return found
 
 

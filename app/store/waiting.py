@@ -1,4 +1,4 @@
-"""Why a job is not running, in one sentence. Reads only; a few queries whatever the number of jobs."""
+"""Why a job does not get on, in one sentence. Reads only; a few queries whatever the number of jobs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORKER_OF: Final = {
 
 
 def waiting_reason(session: Session, job: Job) -> str | None:
-    """Why the job is not running; None when it runs or has ended."""
+    """Why the job does not get on; None when it does or has ended."""
     return waiting_reasons(session, [job]).get(job.id)
 
 
@@ -56,6 +56,8 @@ class OpenSteps:
     """Where that one waits."""
     needs: tuple[str, ...] = ()
     """Labels of the models that queued ones need; empty when one of them needs none."""
+    plays: tuple[str, ...] = ()
+    """Labels of the models that running ones need; empty when one of them needs none."""
 
 
 class Scene:
@@ -67,19 +69,19 @@ class Scene:
         self.steps = self._open_steps([job.id for job in jobs])
 
     def reason(self, job: Job) -> str | None:
-        """Why the job is not running; None when it runs."""
+        """Why the job does not get on; None when it does."""
         steps = self.steps.get(job.id, OpenSteps())
         if job.cancel_requested_at is not None:
             return f"is being cancelled; {_count(steps.running, 'running step')} still to stop" if steps.running else None
         if steps.running:
-            return self._own_limit(job, steps)
+            return self._unserved(job, steps.plays) or self._own_limit(job, steps)
         if needed := self._needed(job):
             return needed
         if not self._led:
             return "no scheduler leads, so no worker is told of it; start one with `synthq up`"
         if not steps.queued:
             return "waits for the scheduler to make its next steps"
-        if steps.needs and (unserved := self._unserved(job, steps.needs)):
+        if unserved := self._unserved(job, steps.needs):
             return unserved
         if steps.available_at > self.at:
             return self._backoff(job)
@@ -102,7 +104,7 @@ class Scene:
         return f"waits for job {waits[0]} ({states[waits[0]]}){more}"
 
     def _unserved(self, job: Job, labels: Sequence[str]) -> str | None:
-        """Why none of the models that its steps need is served; None when one is."""
+        """Why none of these models is served; None when one is, and where there are none."""
         uses = [use for label in labels if (use := use_of(self.session, job.id, label)) is not None]
         reasons = [why_not_served(use, self._endpoints, self.at, hosts=self._hosts) for use in uses]
         return None if None in reasons else next(iter(reasons), None)
@@ -183,9 +185,15 @@ class Scene:
         for job_id, queue, state, _, count, available_at in rows:
             found[job_id] = _add(found.get(job_id, OpenSteps()), queue, state, count, available_at)
         for job_id, steps in found.items():
-            needs = {row[3] for row in rows if row[0] == job_id and row[2] == StepState.QUEUED}
-            found[job_id] = replace(steps, needs=() if None in needs else tuple(sorted(filter(None, needs))))
+            mine = [(state, needs) for id, _, state, needs, *_ in rows if id == job_id]
+            found[job_id] = replace(steps, needs=_labels(mine, StepState.QUEUED), plays=_labels(mine, StepState.RUNNING))
         return found
+
+
+def _labels(steps: Sequence[tuple[str, str | None]], state: StepState) -> tuple[str, ...]:
+    """What the steps in a state need; nothing when one of them needs nothing."""
+    needs = {label for is_, label in steps if is_ == state}
+    return () if None in needs else tuple(sorted(filter(None, needs)))
 
 
 def _add(steps: OpenSteps, queue: str, state: str, count: int, available_at: float) -> OpenSteps:

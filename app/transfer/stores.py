@@ -30,7 +30,7 @@ from app.transfer.report import Report
 from app.transfer.tables import Reader, Row
 from app.transfer.whole import fault
 
-OF_A_JOB: Final = ("job", "step", "job_event", "episode", "turn", "spend", "model_use", "adapter_version")
+OF_A_JOB: Final = ("job", "step", "job_event", "episode", "turn", "spend", "metric", "model_use", "adapter_version")
 """Tables that hold a job, in the order in which they are written. Its artifacts are looked at one by one."""
 JOB_COLUMN: Final = {"job": "id", "adapter_version": "line"}
 """Column with the job's id, where it has another name than ``job_id``."""

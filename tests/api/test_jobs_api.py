@@ -39,7 +39,7 @@ def test_an_accepted_job_is_stored_whole_before_the_answer_goes_out(api: TestCli
     assert response.headers["location"] == f"/v1/jobs/{job['id']}" == job["links"]["self"]
     assert (job["state"], job["name"], job["labels"], job["source"]) == ("queued", "first", {"team": "vision"}, "a.toml")
     assert (job["priority"], job["max_parallel"], job["attempt"], job["submitted_by"]) == (5, 3, 1, None)
-    assert job["progress"] == {"done": 0, "failed": 0, "total": 2, "unit": "episodes"}
+    assert job["progress"] == {"done": 0, "failed": 0, "total": 2, "unit": "episodes", "cut_short": 0}
     assert TIME.fullmatch(job["created_at"])
     assert job["started_at"] is None
     assert job["spec"]["eval"]["reward"] == "unlocked", "defaults are written out"
@@ -274,7 +274,7 @@ def test_a_job_that_was_played_has_its_scores_and_can_only_be_removed(api: TestC
     work_through()
     done = api.get(job["links"]["self"]).json()
     assert (done["state"], done["waiting"]) == ("succeeded", None)
-    assert done["progress"] == {"done": 2, "failed": 0, "total": 2, "unit": "episodes"}
+    assert done["progress"] == {"done": 2, "failed": 0, "total": 2, "unit": "episodes", "cut_short": 0}
     assert done["summary"]["episodes"]["done"] == 2
     assert api.post(f"{job['links']['self']}/cancel").status_code == 409
     assert api.post(f"{job['links']['self']}/retry").status_code == 409

@@ -100,7 +100,7 @@ def test_flags_that_cannot_be_right_are_told_at_once(
 def test_without_torch_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: None if name == "torch" else object())
     assert init_tiny.main(["tiny", "there"]) == 2
-    assert capsys.readouterr().err == "Error: torch not installed; `pip install 'synthq[model]'` brings what is missing\n"
+    assert capsys.readouterr().err == "Error: torch not installed; `make install` brings what is missing\n"
 
 
 @pytest.mark.parametrize("module", ["cli.models", "workers.init_tiny", "workers.model.export"])

@@ -151,3 +151,9 @@ def test_episodes_that_were_cut_short_are_told_with_their_turns() -> None:
     lines = show.scores({"policies": {"openai:m": {}}, "cut_short": {"episodes": 2, "turns": 7}})
     assert lines[-1] == "2 episodes were cut short: 7 of the turns are theirs, and `filter_errors = false` has a filter read them"
     assert not any("cut short" in line for line in show.scores({"policies": {"a": {}}, "cut_short": {"episodes": 0, "turns": 0}}))
+
+
+def test_a_cancelled_job_tells_what_was_cut_short_apart_from_what_failed() -> None:
+    progress = {"done": 3, "failed": 1, "cut_short": 2, "total": 8, "unit": "episodes"}
+    job = {"id": "job_a", "state": "cancelled", "progress": progress}
+    assert click.unstyle(show.headline(job)) == "job_a cancelled: 3 of 8 episodes, 1 failed, 2 cut short"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -13,6 +15,7 @@ from app import engines as here
 from app.errors import BadModel, NotHere, UnknownName
 from app.settings import get_settings
 from app.specs.engine import VllmTable
+from app.specs.eval import EvalTable
 from workers.inference import engines
 
 
@@ -33,8 +36,46 @@ def vllm(base: str, **options: object) -> list[str]:
 
 
 def test_every_engine_that_a_spec_may_name_is_there() -> None:
-    assert set(here.ENGINES) == set(engines.ENGINES)
+    named = get_args(EvalTable.model_fields["engine"].annotation)
+    assert {*engines.ENGINES, here.AUTO} == set(named)
     assert {engines.make(name).name for name in engines.ENGINES} == set(engines.ENGINES)
+
+
+@pytest.fixture
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Python was looked at before."""
+    monkeypatch.setattr(here, "_versions", {})
+
+
+@pytest.mark.usefixtures("with_vllm", "nothing_known")
+def test_a_python_without_vllm_is_no_engine_and_that_is_said() -> None:
+    said = f"SYNTHQ_VLLM_PYTHON={sys.executable} is no Python of an environment with vLLM; it takes the path of one"
+
+    assert (here.why_not("vllm") or "").startswith(said)
+    assert "vllm" not in here.startable()
+    with pytest.raises(NotHere, match=re.escape(said)):
+        here.choose("vllm")
+
+
+@pytest.mark.usefixtures("nothing_known")
+def test_a_folder_named_vllm_where_one_stands_is_no_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+
+    assert here.vllm_version(Path(sys.executable)) == ""
+
+
+@pytest.mark.usefixtures("nothing_known")
+def test_an_environment_is_asked_for_its_vllm_until_it_has_it(tmp_path: Path) -> None:
+    asked, python = tmp_path / "asked", tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho once >>{asked}\ncat {tmp_path}/version 2>/dev/null\n")
+    python.chmod(0o755)
+
+    assert [here.vllm_version(python) for _ in range(2)] == ["", ""]
+    (tmp_path / "version").write_text("0.32.0\n")
+    assert [here.vllm_version(python) for _ in range(3)] == ["0.32.0"] * 3
+    assert asked.read_text().count("once") == 3
 
 
 def test_an_unknown_engine_is_told_with_those_there_are() -> None:

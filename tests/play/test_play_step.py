@@ -331,6 +331,20 @@ def test_a_cancelled_eval_keeps_what_was_played_and_a_retry_goes_on_from_there()
     assert Counter(asked())[1, row.turns - 1] == 1
 
 
+def test_an_episode_that_a_cancellation_cut_short_is_not_counted_as_failed() -> None:
+    def counts() -> tuple[int, int, int]:
+        with db.reading() as session:
+            found = jobs.progress(session, jobs.find(session, job_id))
+        return found.done, found.failed, found.cut_short
+
+    make_trouble("cancel", seed=1, turn=10)
+    job_id = submit()
+    assert finish(job_id).state == "cancelled"
+    assert counts() == (0, 0, 1)
+    assert retry(job_id).state == "succeeded"
+    assert counts() == (1, 0, 0)
+
+
 def test_an_episode_that_nobody_took_up_again_ends_with_its_cancelled_job_and_a_retry_goes_on() -> None:
     make_trouble("drain", seed=1, turn=10)
     job_id = submit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stores.store_kit import Home
 
 from app import db, migrate
 from app.models import AdapterVersion, ModelUse
+from app.store import metrics
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +23,10 @@ def played_once(tmp_path_factory: pytest.TempPathFactory) -> Home:
         played = run_spec(eval_tables(seeds="0-1", max_turns=8))
         kept = run_spec(filter_tables(jobs=[played.id]))
         assert (played.state, kept.state) == ("succeeded", "succeeded"), (played.reason, kept.reason)
-        with db.writing() as session:  # as if a model had played, and an adapter of the job had been published
+        with db.writing() as session:  # as if a model had played, been trained, and published
             use = ModelUse(job_id=played.id, label="model:/tiny", base="/tiny", options={"max_loras": 4}, facts={"patch": 7})
             session.add(use)
+            metrics.record(session, played.id, "update", 0, {"loss": 0.25, "kl": math.nan})
             told = {"base": "/tiny", "path": "/versions/1", "sha256": "1" * 64, "state": "retired"}
             session.add(AdapterVersion(line=played.id, version=1, published_at=1.0, **told))
     return Home(folder=folder, eval_id=played.id, filter_id=kept.id)

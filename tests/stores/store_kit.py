@@ -15,7 +15,7 @@ from app.transfer.tables import Reader
 from workers.rollout import actions, bring_in, envs
 
 KNOWN = tuple(envs.make("crafter", {}).actions)
-OF_JOBS = ("job", "step", "job_event", "episode", "turn", "artifact", "spend", "model_use", "adapter_version")
+OF_JOBS = ("job", "step", "job_event", "episode", "turn", "artifact", "spend", "metric", "model_use", "adapter_version")
 CONTENT = (*OF_JOBS, "frame", "text")
 
 

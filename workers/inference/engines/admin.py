@@ -96,9 +96,9 @@ class Admin:
         answer = self._send("POST", LOAD, {"lora_name": name, "lora_path": path}, timeout_s=LOAD_S)
         if answer.status_code == 400 and self._serves(name, path):
             return
-        if answer.status_code == 500:  # how vLLM says that the rank is too high, or that the shapes are another base's
-            raise InvalidInput(self._refused(LOAD, answer))
-        self._check(LOAD, answer)
+        if answer.status_code >= 400:  # 500 is how vLLM says that the rank is too high, or that the shapes are another base's
+            status = 400 if answer.status_code == 500 else answer.status_code
+            raise refusal(status, f"the engine refused the adapter: {said(answer.text)}")
 
     def unload_adapter(self, name: str) -> None:
         """Serve an adapter no more. One that is not served is no error.

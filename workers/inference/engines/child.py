@@ -34,7 +34,7 @@ DRAIN_S: Final = 1.0
 """How long to read on after it ended."""
 CAUSE_S: Final = 30.0
 """How long before its last line a process may have told what it ended of."""
-CAUSE: Final = re.compile(r"(?:^|[\s)])(?P<told>(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b: .+)|^(?P<said>Error: .+)")
+CAUSE: Final = re.compile(r"^Error: (?P<said>.+)|(?:^|[\s)])(?P<told>(?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b: .+)")
 """What an exception's last line looks like, wherever a process writes it."""
 REPEATS: Final = re.compile(r"Engine core initialization failed|WorkerProc initialization failed|See root cause above")
 """Exceptions that only say that another one went before."""
@@ -107,13 +107,13 @@ class EngineChild:
         return self._ended.wait(timeout_s)
 
     def why(self) -> str:
-        """A sentence about its end: how, what went wrong as far as its output tells, and its last lines."""
+        """A sentence about its end: how, and what went wrong as far as its output tells, else its last lines."""
         how = describe(self._process.returncode) if self._process.returncode is not None else "it runs"
         lines = list(self._lines)
-        said = [_short(line) for _, line in lines if line.strip()][-SHOWN_LINES:]
         told = f"engine {self.engine.name} ended ({how})"
         if found := cause([line for at, line in lines if at > lines[-1][0] - CAUSE_S]):
-            told += f": {found}"
+            return f"{told}: {found}; its log is {self.log_file}"
+        said = [_short(line) for _, line in lines if line.strip()][-SHOWN_LINES:]
         return "\n  ".join([f"{told}; its log is {self.log_file}, and ends with", *said]) if said else f"{told}; it said nothing"
 
     def failure(self) -> EngineFailed:

@@ -14,7 +14,7 @@ try:
     import gymnasium
     from gymnasium import spaces
 except ImportError as error:
-    raise NotHere("the Gymnasium face needs gymnasium; install it with `pip install 'synthq[gym]'`") from error
+    raise NotHere("the Gymnasium face needs gymnasium; `pip install -e '.[gym]'` in synthq's folder brings it") from error
 
 SEEDS = 2**31 - 1
 """Seeds below this are drawn for episodes that begin without one."""
