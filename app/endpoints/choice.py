@@ -45,12 +45,18 @@ def is_ready() -> ColumnElement[bool]:
 
 def is_served(*, here: bool = False) -> ColumnElement[bool]:
     """True for the steps in the surrounding query whose model some endpoint answers for; ``here``: answers this machine."""
-    named = literal('%"') + col(ModelUse.adapter) + literal('"%')  # a served name is made of letters, digits and dashes
-    loaded = or_(col(ModelUse.adapter) == "", cast(col(Endpoint.adapters), Text).like(named))
+    loaded = or_(col(ModelUse.adapter) == "", _has(col(ModelUse.adapter)))
     answered = select(col(ModelUse.job_id)).join(Endpoint, col(Endpoint.base) == col(ModelUse.base))
-    live = (col(AdapterVersion.line) == ModelUse.line, col(AdapterVersion.state) == VersionState.LIVE)
-    playable = or_(col(ModelUse.line) == "", select(col(AdapterVersion.version)).where(*live).correlate(ModelUse).exists())
+    version = col(AdapterVersion.line) + literal("-v") + cast(col(AdapterVersion.version), Text)
+    live = (col(AdapterVersion.line) == ModelUse.line, col(AdapterVersion.state) == VersionState.LIVE, _has(version))
+    has_live = select(col(AdapterVersion.version)).where(*live).correlate(ModelUse, Endpoint).exists()
+    playable = or_(col(ModelUse.line) == "", has_live)
     mine = (col(ModelUse.job_id) == Step.job_id, col(ModelUse.label) == Step.needs)
     fits = or_(col(ModelUse.engine) == AUTO, col(ModelUse.engine) == col(Endpoint.engine))
     reached = [is_reached()] if here else []
     return answered.where(*mine, fits, loaded, playable, covered(), is_ready(), *reached).correlate(Step).exists()
+
+
+def _has(name: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether the endpoint of the surrounding query has an adapter loaded: served names are letters, digits and dashes."""
+    return cast(col(Endpoint.adapters), Text).like(literal('%"') + name + literal('"%'))

@@ -67,6 +67,8 @@ def _told(use: ModelUse, ref: str, endpoint: Endpoint, at: float, hosts: Collect
         return f"endpoint {endpoint.id} is loading {use.base}{since}"
     if not answers(endpoint, hosts):
         return _out_of_reach(endpoint)
+    if use.line and not any(name.startswith(f"{use.line}-v") for name in endpoint.adapters):
+        return f"endpoint {endpoint.id} serves {use.base}, and no version of {ref} on it yet"
     if not use.adapter or use.adapter in endpoint.adapters:
         return None
     failed = failure_of(endpoint, use.adapter, model)
