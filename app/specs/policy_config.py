@@ -42,8 +42,9 @@ class PolicyConfig(Table):
     """The frame is part of the prompt."""
     image_only_mode: bool = False
     """The prompt's user message is the frame alone: no description, no history. Needs `use_vision`."""
-    rules: Literal["none", "short", "full"] = "short"
-    """How much of the environment's rules the system message tells."""
+    rules: Literal["none", "short", "full", "bare"] = "short"
+    """How much of the environment's rules the system message tells: `none` only how to reply; `bare`: there is no system message,
+    for a model that was trained so."""
     history: Annotated[int, Field(ge=0, le=64)] = 3
     """How many of the last turns are told as text; 0 in `image_only_mode`."""
     max_actions: Annotated[int, Field(ge=1, le=8)] = 8

@@ -81,6 +81,11 @@ def test_rules_none_leaves_the_reply_instruction_only():
     assert text_of(system) == "Reply with 1 action, and nothing else: noop do"
 
 
+def test_bare_prompts_hold_the_state_and_nothing_else():
+    (user,) = build(None, None, FRAME, (), PromptOptions(rules="bare", image_only_mode=True), ("noop", "do"))
+    assert (user.role, user.parts) == ("user", (ImagePart(sha256=FRAME),))
+
+
 def test_rules_that_are_asked_for_must_be_there():
     with pytest.raises(InvalidInput):
         made(rules=None)

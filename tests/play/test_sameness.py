@@ -246,7 +246,7 @@ class Replay:
     def prompt(self, at: int) -> tuple[Message, ...]:
         """The prompt of a turn, from the state that the turns before it led to."""
         way, env = self.way.prompt, self.env
-        rules = None if way.rules == "none" else env.rules(way.rules)
+        rules = None if way.rules in prompts.UNTOLD else env.rules(way.rules)
         described = None if way.image_only_mode else env.describe(env.status())
         name = self._frame_name() if way.use_vision else None
         return prompts.build(rules, described, name, [as_turn(row) for row in self.rows[:at]], way, env.actions)

@@ -35,7 +35,7 @@ STEP_REWARDS = tables(
     k_limits=st.dictionaries(st.sampled_from(ACHIEVEMENTS), st.integers(0, 1000), max_size=3),
 )
 POLICY = tables(
-    rules=st.sampled_from(["none", "short", "full"]),
+    rules=st.sampled_from(["bare", "none", "short", "full"]),
     history=st.integers(0, 64),
     use_vision=st.booleans(),
     thinking_budget=st.integers(0, 131_072),

@@ -139,7 +139,7 @@ class Game:
         self._rows: list[turn_rows.Row] = []
         self._history: deque[Turn] = deque(maxlen=options.prompt.history or 1)
         level = options.prompt.rules
-        self._rules = None if level == "none" else env.rules(level)
+        self._rules = None if level in prompts.UNTOLD else env.rules(level)
 
     @classmethod
     def begin(cls, options: PlayOptions, policy: Policy, key: EpisodeKey, env: Environment | None = None) -> Game:

@@ -18,8 +18,10 @@ from app.errors import InvalidInput, MissingFrame, UnknownName
 from app.records import ImagePart, Message, Outcome, Part, Reply, TextPart, ToolCall, Turn
 from workers.rollout.actions import ARGUMENT, MAX_ACTIONS, REPLY_FORMATS, TOOL, ReplyFormat
 
-RulesLevel = Literal["none", "short", "full"]
-RULES_LEVELS: tuple[RulesLevel, ...] = ("none", "short", "full")
+RulesLevel = Literal["none", "short", "full", "bare"]
+RULES_LEVELS: tuple[RulesLevel, ...] = ("none", "short", "full", "bare")
+UNTOLD: frozenset[str] = frozenset({"bare", "none"})
+"""Levels that tell nothing of the environment's rules."""
 
 PNG_URL = "data:image/png;base64,"
 """What a frame's URL begins with."""
@@ -34,7 +36,7 @@ class PromptOptions:
     image_only_mode: bool = False
     """The user message is the frame alone: no description, no history. Needs ``use_vision``."""
     rules: RulesLevel = "short"
-    """How much of the environment's rules the system message tells."""
+    """How much of the environment's rules the system message tells: at ``none`` only how to reply, at ``bare`` there is none."""
     history: int = 3
     """How many of the last turns are told as text. Not told in ``image_only_mode``."""
     reply_format: ReplyFormat = "tool_call"
@@ -84,16 +86,14 @@ def build(
     options: PromptOptions,
     actions: tuple[str, ...],
 ) -> tuple[Message, ...]:
-    """The messages of one turn: one system message, one user message.
+    """The messages of one turn: one system message (not at ``bare``), one user message.
 
-    ``env_rules`` is the environment's text at ``options.rules`` (ignored at ``none``), ``description`` its words for
+    ``env_rules`` is the environment's text at ``options.rules`` (ignored where that tells none), ``description`` its words for
     the present state, ``history`` the turns so far, oldest first. Raises MissingFrame when the prompt needs a picture
     and has none, and InvalidInput when there is nothing at all to show.
     """
-    return (
-        _system_message(env_rules, options, actions),
-        Message(role="user", parts=_user_parts(description, frame_sha256, history, options)),
-    )
+    user = Message(role="user", parts=_user_parts(description, frame_sha256, history, options))
+    return (user,) if options.rules == "bare" else (_system_message(env_rules, options, actions), user)
 
 
 @lru_cache(maxsize=64)
