@@ -10,7 +10,7 @@
     │                                   AmbiguousName, SourceNotFound, ImportNotFound, ModelNotFound
     ├── NotAllowed (401/403, exit 4)    LoopbackOnly
     ├── TooManyStreams (429, exit 6)
-    ├── Conflict (409, exit 5)          IllegalMove, AlreadyEnded, KeyReused
+    ├── Conflict (409, exit 5)          IllegalMove, AlreadyEnded, KeyReused, NotComparable
     ├── Unavailable (503, exit 6)       BrokerUnavailable, StoreUnavailable, ServerUnreachable, EngineBusy
     ├── WaitTimeout (exit 7)
     ├── LostStep                        a worker's hold on a step was taken back; it must write nothing more
@@ -302,6 +302,14 @@ class AlreadyEnded(Conflict):
 
     def __init__(self, id: str, state: str, asked: str) -> None:
         super().__init__(f"job {id} has already {state}; {asked}")
+
+
+class NotComparable(Conflict):
+    """Arms of a comparison were not played alike, so a difference may be one of the conditions."""
+
+    def __init__(self, differences: Iterable[str]) -> None:
+        heading = "these arms were not played alike, so what differs may not be who played (--anyway compares them all the same):"
+        super().__init__("\n  ".join([heading, *differences]))
 
 
 class KeyReused(Conflict):

@@ -65,6 +65,7 @@ EXAMPLES: Final[dict[str, tuple[Any, ...]]] = {
     "TooManyStreams": (32,),
     "IllegalMove": ("job", "job_a1", "failed", "running"),
     "AlreadyEnded": ("job_a1", "succeeded", "only a queued or running job can be cancelled"),
+    "NotComparable": (["temperature: 1.0 (base), 0.7 (tuned)"],),
     "KeyReused": ("nightly-1",),
     "LostStep": ("step_a1", 3),
     "EngineBusy": (256,),

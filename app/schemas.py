@@ -380,6 +380,113 @@ class ArtifactList(Out):
     data: list[ArtifactOut]
 
 
+class FigureOut(Out):
+    """A number with its 95 % interval; no interval where there is one seed only."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+class RateOut(Out):
+    """How often an achievement was unlocked."""
+
+    mean: float = Field(description="share of the episodes")
+    count: int
+
+
+class ArmOut(Out):
+    """A side of a comparison: a policy of a job."""
+
+    label: str = Field(description="short, and no other arm's")
+    job: str
+    name: str | None
+    kind: str
+    state: State
+    policy: str
+    iteration: int | None = Field(description="of an rl job: after how many updates it was evaluated")
+    versions: list[str] = Field(description="which rules or weights answered")
+    asked: int
+    done: int
+    failed: int
+
+
+class FiguresOut(Out):
+    """Figures of an arm, or of a difference; those of achievements are left out where an environment has none."""
+
+    crafter_score: FigureOut | None = Field(None, description="percent")
+    achievements: FigureOut | None = Field(None, description="unlocked in an episode")
+    progress: FigureOut | None = Field(None, description="share of all achievements")
+    return_: FigureOut = Field(alias="return", description="sum of the environment's own rewards")
+    turns: FigureOut
+    length: FigureOut = Field(description="game steps")
+
+
+class ResultOut(FiguresOut):
+    """What an arm came to on the seeds that are compared."""
+
+    episodes: int
+    achievement_rates: dict[str, RateOut]
+    outcomes: dict[str, int] = Field(description="turns by outcome")
+    ended: dict[str, int] = Field(description="episodes by how they ended")
+
+
+class SeedsOut(Out):
+    """On how many seeds one arm unlocked more achievements than the other."""
+
+    more: int
+    same: int
+    fewer: int
+
+
+class DifferenceOut(FiguresOut):
+    """What ``b`` has more than ``a``."""
+
+    a: str
+    b: str
+    achievement_rates: dict[str, FigureOut]
+    seeds: SeedsOut
+
+
+class ComparedOut(Out):
+    """Which seeds count: those that every arm has played whole."""
+
+    compared: int
+    not_asked_of_all: int = Field(description="left out: not every arm was asked to play them")
+    not_whole: int = Field(description="left out: an arm lacks episodes of them")
+
+
+class UnlikeOut(Out):
+    """A condition that was not the same for all arms."""
+
+    key: str
+    values: dict[str, Any] = Field(description="by label")
+    fair: bool = Field(description="it may differ; it gives nobody an advantage")
+    sentence: str
+
+
+class MethodOut(Out):
+    """How the intervals were made."""
+
+    confidence: float
+    resamples: int
+    interval: str
+
+
+class CompareOut(Out):
+    """Policies of jobs side by side."""
+
+    arms: list[ArmOut]
+    seeds: ComparedOut
+    achievements: list[str]
+    results: dict[str, ResultOut] = Field(description="by label")
+    differences: list[DifferenceOut] = Field(description="every arm less the first, then every arm less the one before it")
+    conditions: dict[str, Any] = Field(description="what was the same for all")
+    different: list[UnlikeOut] = Field(description="what was not")
+    notes: list[str] = Field(description="what must be known beside the numbers")
+    method: MethodOut
+
+
 class WorkerOut(Out):
     """A worker process."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.rollout import envs
-from workers.rollout.envs.pixels import encode_png
+from workers.transport.pixels import encode_png
 
 TABLES = """
 CREATE TABLE session_traces (session_id VARCHAR PRIMARY KEY, created_at DATETIME NOT NULL,

@@ -1,0 +1,129 @@
+"""The arms that references mean, as the store has them: which policies of which jobs, and what they have played."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlmodel import Session, col
+
+from app.compare.arms import Arm, Play
+from app.compare.conditions import conditions
+from app.compare.labels import Named, labels
+from app.errors import InvalidInput, UnknownName
+from app.models import Episode, Job
+from app.specs.crafter import ACHIEVEMENTS, NAMES
+from app.store import jobs
+
+REF: Final = re.compile(r"(?P<job>@last|[^@:]+)(?:@(?P<iteration>\d{1,9}))?(?::(?P<policy>.+))?")
+MOST_ARMS: Final = 16
+NATIVE: Final = "native"
+"""The environment's own reward."""
+COLUMNS: Final = (
+    Episode.seed,
+    Episode.state,
+    Episode.achievements,
+    Episode.returns,
+    Episode.length,
+    Episode.turns,
+    Episode.outcomes,
+    Episode.ended,
+    Episode.policy_version,
+    Episode.env_version,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Whom a reference means."""
+
+    job: Job
+    policy: str
+    iteration: int | None
+    table: dict[str, Any]
+    """What its episodes were played by: a resolved table of an eval."""
+
+
+def arms(session: Session, refs: Sequence[str]) -> list[Arm]:
+    """An arm for each policy of each reference: ``JOB``, ``JOB:POLICY``, and ``JOB@ITERATION`` of an rl job.
+
+    Raises JobNotFound, AmbiguousName, UnknownName for a policy that the job does not have, and InvalidInput for a job that plays
+    nothing, an arm that is named twice, and too many of them.
+    """
+    asked = [each for ref in refs for each in _asked(session, ref)]
+    if len(asked) > MOST_ARMS:
+        raise InvalidInput(f"{len(asked)} arms are too many to compare; {MOST_ARMS} is the most, and JOB:POLICY names one alone")
+    seen: set[tuple[str, int | None, str]] = set()
+    for each in asked:
+        key = each.job.id, each.iteration, each.policy
+        if key in seen:
+            raise InvalidInput(f"{each.policy} of job {each.job.id} is there twice; name it once")
+        seen.add(key)
+    names = labels([Named(job=each.job.id, name=each.job.name, policy=each.policy, iteration=each.iteration) for each in asked])
+    return [_arm(session, each, label) for each, label in zip(asked, names, strict=True)]
+
+
+def achievements(found: Iterable[Arm]) -> list[str]:
+    """Everything that can be unlocked where these arms played; of an environment that is not built in, what they unlocked."""
+    sides = list(found)
+    if all(arm.conditions["env"] == NAMES[0] for arm in sides):
+        return list(ACHIEVEMENTS)
+    return sorted({name for arm in sides for play in arm.plays for name in play.achievements})
+
+
+def _asked(session: Session, ref: str) -> list[Asked]:
+    match = REF.fullmatch(ref)
+    if match is None:
+        raise InvalidInput(f"{ref[:80]!r} names no arm; write JOB, JOB:POLICY, or JOB@ITERATION of an rl job")
+    job = jobs.find(session, match["job"])
+    if job.kind != "eval":
+        raise InvalidInput(f"job {job.id} is a {job.kind} job, and only what eval jobs played is compared")
+    if match["iteration"] is not None:
+        raise InvalidInput(f"{ref!r}: an eval has no iterations; write {match['job']}")
+    table = job.spec["eval"]
+    policies = list(table["policies"])
+    if (wanted := match["policy"]) is not None:
+        if wanted not in policies:
+            raise UnknownName(f"policy of job {job.id}", wanted, policies)
+        policies = [wanted]
+    return [Asked(job=job, policy=policy, iteration=None, table=table) for policy in policies]
+
+
+def _arm(session: Session, asked: Asked, label: str) -> Arm:
+    query = select(*COLUMNS).where(
+        col(Episode.job_id) == asked.job.id,
+        col(Episode.iteration) == (asked.iteration or 0),
+        col(Episode.policy) == asked.policy,
+    )
+    rows = session.connection().execute(query.order_by(col(Episode.seed), col(Episode.member))).all()
+    done = [row for row in rows if row.state == "done"]
+    return Arm(
+        label=label,
+        job=asked.job.id,
+        name=asked.job.name,
+        kind=asked.job.kind,
+        state=asked.job.state,
+        policy=asked.policy,
+        iteration=asked.iteration,
+        versions=tuple(sorted({row.policy_version for row in done if row.policy_version})),
+        conditions=conditions(asked.table, asked.policy, sorted({row.env_version for row in done})),
+        seeds=frozenset(asked.table["seeds"]),
+        per_seed=asked.table["episodes_per_seed"],
+        plays=tuple(_play(row) for row in done),
+        failed=sum(row.state == "failed" for row in rows),
+    )
+
+
+def _play(row: Any) -> Play:
+    return Play(
+        seed=row.seed,
+        achievements=frozenset(row.achievements),
+        return_=row.returns.get(NATIVE, 0.0),
+        length=row.length,
+        turns=row.turns,
+        outcomes=row.outcomes,
+        ended=row.ended or "",
+    )
