@@ -1,0 +1,108 @@
+"""The forward of a learner: what the model makes of each target, and nothing that no target needs.
+
+transformers' layers compute; here are only their inputs, in the order in which its own forward calls them. No mask is needed:
+attention looks back only, and padding stands behind everything real.
+"""
+
+# B samples of a pass, T tokens of the longest, N targets of all, P tokens of all pictures, W the model's width, V the vocabulary.
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from workers.trainer.learner.rows import Batch
+from workers.trainer.learner.sights import Sights
+
+LOGITS: Final = 1 << 27
+"""Numbers of logits that are computed at once: 512 MiB of them, and some times that on the way back."""
+
+
+class Scores(NamedTuple):
+    """Of each target."""
+
+    logprobs: Tensor
+    """float32 [N]"""
+    entropy: Tensor
+    """float32 [N], no gradient."""
+    likeliest: Tensor
+    """bool [N]"""
+
+
+class Forward:
+    """A Qwen3-VL that is trained, or some of it."""
+
+    def __init__(self, model: Any, sights: Sights, *, dtype: torch.dtype, checkpointing: bool) -> None:
+        """``dtype``: what is computed in; ``checkpointing``: layers compute a second time on the way back."""
+        self._text, self._head, self._sights = model.model.language_model, model.lm_head, sights
+        self._dtype, self._checkpointing = dtype, checkpointing
+        self._device: torch.device = self._text.embed_tokens.weight.device
+        self._dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+        self._vocabulary = int(self._head.out_features)
+
+    @property
+    def draws(self) -> bool:
+        """Whether a pass that trains draws at random."""
+        return bool(self._dropouts)
+
+    def __call__(self, batch: Batch, *, dropout: bool) -> Scores:
+        """Score the targets of a batch; ``dropout``: where the model has it."""
+        for module in self._dropouts:
+            module.train(dropout)
+        with self._precision():
+            return self._scores(self._states(batch), batch)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self._dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self._dtype)
+
+    def _again(self, function: Any, *args: Any, **named: Any) -> Any:
+        """Compute, and on the way back once more rather than hold what was computed, if that is asked for."""
+        if self._checkpointing and torch.is_grad_enabled():
+            return checkpoint(function, *args, use_reentrant=False, **named)
+        return function(*args, **named)
+
+    def _states(self, batch: Batch) -> Tensor:
+        """[N, W]: what the targets are predicted from."""
+        states = self._text.embed_tokens(batch.ids)
+        shape = states.shape
+        deep: list[Tensor] = []
+        if batch.pictures:
+            seen = self._again(self._sights.of, batch.pictures).to(states.dtype)
+            states = states.flatten(0, 1).index_copy(0, batch.pictured, seen[0]).view(shape)
+            deep = list(seen[1:])
+        turned = self._text.rotary_emb(states, batch.positions)
+        for depth, layer in enumerate(self._text.layers):
+            states = self._again(layer, states, position_embeddings=turned, attention_mask=None)
+            if depth < len(deep):
+                states = states.flatten(0, 1).index_add(0, batch.pictured, deep[depth].to(states.dtype)).view(shape)
+        kept: Tensor = self._text.norm(states.flatten(0, 1)[batch.before])
+        return kept
+
+    def _scores(self, states: Tensor, batch: Batch) -> Scores:
+        most = max(1, LOGITS // self._vocabulary)
+        if len(states) <= most:
+            return Scores(*self._piece(states, batch.targets, batch.temperature))
+        heat = [None] * len(states.split(most)) if batch.temperature is None else batch.temperature.split(most)
+        pieces = [
+            checkpoint(self._piece, *each, use_reentrant=False)
+            for each in zip(states.split(most), batch.targets.split(most), heat, strict=True)
+        ]
+        return Scores(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+
+    def _piece(self, states: Tensor, targets: Tensor, temperature: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        logits = self._head(states).float()
+        if temperature is not None:
+            logits = logits / temperature
+        logp = torch.log_softmax(logits, dim=-1)
+        chosen = logp.gather(1, targets[:, None])[:, 0]
+        with torch.no_grad():
+            told = logp.detach()
+            entropy = -(told.exp() * told).sum(-1)
+            likeliest = chosen >= told.amax(-1)
+        return chosen, entropy, likeliest

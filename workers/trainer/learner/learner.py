@@ -1,0 +1,228 @@
+"""The one thing that trains: it scores samples, takes gradients of a loss over them, and steps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.errors import BadModel, InvalidInput
+from workers.model.loading import Loaded
+from workers.trainer.learner import checkpoint, ranks
+from workers.trainer.learner.export import export_adapter, export_model
+from workers.trainer.learner.forward import Forward
+from workers.trainer.learner.optimizer import Optimizer
+from workers.trainer.learner.outs import Loss, PassOut, Tally
+from workers.trainer.learner.prepare import drawing, prepare
+from workers.trainer.learner.rows import Batch, Row, collate, cut, read
+from workers.trainer.learner.settings import Settings
+from workers.trainer.learner.sights import Sights
+from workers.trainer.samples import Sample
+
+Floats = NDArray[np.float32]
+T = TypeVar("T")
+
+
+class Learner:
+    """A model that learns. One thread uses it; where there are several processes, all call the same methods alike.
+
+    Samples go through in passes of like length; losses are sums, so that it is the same how they are cut. An error, or what
+    ``check`` raises, leaves it as it was after its last step.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises what ``workers.model.loading.load`` does, BadModel for an adapter that is none, InvalidInput and NotHere."""
+        self.settings = settings
+        self._prepared = prepare(settings)
+        model = self._prepared.loaded.model
+        self._sights = Sights(model, learns=settings.mode == "full", budget=settings.picture_cache_bytes)
+        self._forward = Forward(model, self._sights, dtype=self._prepared.dtype, checkpointing=settings.gradient_checkpointing)
+        self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self._optimizer = Optimizer(self._weights, settings)
+        self._passes = 0  # begun since the last step
+        self.steps = 0
+        """Optimizer steps that it has taken."""
+        self.check: Callable[[], None] = lambda: None
+        """Called before every pass, by several processes as often by each; what it raises ends the call."""
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model, and what has to be known of it."""
+        return self._prepared.loaded
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers train."""
+        return sum(weight.numel() for weight in self._weights.values())
+
+    # -- samples --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logprobs(self, samples: Sequence[Sample], *, base: bool = False) -> list[Floats]:
+        """float32 [targets] of each sample: natural log, at its temperature; ``base``: of the model without its adapter.
+
+        Raises InvalidInput, with a sample's key, for one that cannot be learned from, and for ``base`` in mode ``full``.
+        """
+        rows = [read(sample, self.loaded) for sample in samples]
+        if base:
+            if self._prepared.adapted is None:
+                raise InvalidInput("a model that trains as a whole has no base beside it to be compared with; train an adapter")
+            with self._prepared.adapted.disable_adapter():
+                return self._scored(rows)
+        return self._scored(rows)
+
+    def _scored(self, rows: Sequence[Row]) -> list[Floats]:
+        passes = cut(rows, self.settings.tokens_per_pass)
+
+        def score() -> dict[int, Floats]:
+            found: dict[int, Floats] = {}
+            for _, places in ranks.rounds(passes):
+                self.check()
+                if places is None:
+                    continue
+                told = self._forward(self._batch(rows, places), dropout=False).logprobs.cpu().numpy()
+                ends = np.cumsum([len(rows[place].sample.targets) for place in places])
+                found |= dict(zip(places, np.split(told, ends[:-1]), strict=True))
+            return found
+
+        found = {place: values for part in ranks.together(score) for place, values in part.items()}
+        return [found[place] for place in range(len(rows))]
+
+    def accumulate(
+        self, samples: Sequence[Sample], loss: Loss, *, scale: float = 1.0, base_logprobs: Sequence[Floats] | None = None
+    ) -> Tally:
+        """Forward and backward of samples; gradients of ``scale`` times the loss are added to those that are there.
+
+        ``loss`` is called for every pass. ``base_logprobs`` is what ``logprobs(samples, base=True)`` gave, for losses that need
+        it. Raises InvalidInput, with a sample's key, for one that cannot be learned from.
+        """
+        rows = [read(sample, self.loaded) for sample in samples]
+        passes = cut(rows, self.settings.tokens_per_pass)
+
+        def learn() -> Tally:
+            tally = Tally()
+            for number, places in ranks.rounds(passes):
+                self.check()
+                if places is None:
+                    continue
+                with self._drawing(self._passes + number):
+                    tally = tally.plus(self._learn(rows, places, loss, scale, base_logprobs))
+            return tally
+
+        try:
+            parts = ranks.together(learn)
+        except BaseException:
+            self._forget()
+            raise
+        self._passes += len(passes)
+        total = Tally()
+        for part in parts:
+            total = total.plus(part)
+        return total
+
+    def _learn(
+        self, rows: Sequence[Row], places: Sequence[int], loss: Loss, scale: float, base_logprobs: Sequence[Floats] | None
+    ) -> Tally:
+        batch = self._batch(rows, places)
+        scores = self._forward(batch, dropout=True)
+        base = None
+        if base_logprobs is not None:
+            base = torch.from_numpy(np.concatenate([base_logprobs[place] for place in places])).to(self.loaded.device)
+        out = PassOut(
+            samples=tuple(rows[place].sample for place in places),
+            places=tuple(places),
+            logprobs=scores.logprobs,
+            entropy=scores.entropy,
+            likeliest=scores.likeliest,
+            sample=batch.sample,
+            base_logprobs=base,
+        )
+        value, figures = loss(out)
+        scaled = value * scale
+        if scaled.requires_grad:  # a loss may mask all that a pass has
+            scaled.backward()
+        return Tally(
+            loss=float(scaled.detach()),
+            figures={name: float(figure.detach() if isinstance(figure, Tensor) else figure) for name, figure in figures.items()},
+            samples=len(places),
+            targets=len(batch.targets),
+            tokens=sum(len(rows[place].ids) for place in places),
+            padded=batch.ids.numel(),
+            passes=1,
+        )
+
+    def _batch(self, rows: Sequence[Row], places: Sequence[int]) -> Batch:
+        return collate([rows[place] for place in places], self.loaded.device)
+
+    def _drawing(self, number: int) -> AbstractContextManager[None]:
+        """Have a pass draw what its number since the last step says, whichever process it is on."""
+        named = f"{self.settings.seed}:{self.steps}:{number}".encode()
+        seed = int.from_bytes(hashlib.blake2b(named, digest_size=8).digest(), "little") >> 1
+        return drawing(seed, self.loaded.device) if self._forward.draws else nullcontext()
+
+    # -- steps ----------------------------------------------------------------------------------------------------------
+
+    def step(self) -> dict[str, float]:
+        """Take an optimizer step with the gradients that are there; ``grad_norm`` before clipping, and ``learning_rate``.
+
+        Raises StepFailed, having changed nothing, when the gradients are no numbers.
+        """
+        try:
+            ranks.add_gradients(list(self._weights.values()))
+            told = self._optimizer.step(self.steps)
+        except BaseException:
+            self._forget()
+            raise
+        self.steps += 1
+        self._passes = 0
+        return told
+
+    def _forget(self) -> None:
+        """Be as after the last step."""
+        self._optimizer.forget()
+        self._passes = 0
+
+    # -- folders --------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+        """Write all that is needed to go on exactly from here, whole or not at all; ``extra`` are JSON values for the caller.
+
+        It is between steps that a learner is saved: gradients that have not been stepped with are not part of it. Raises
+        InvalidInput when there is something at ``folder`` already.
+        """
+        if self._passes:
+            raise InvalidInput(f"{self._passes} passes have been added up since the last step; step before saving")
+        facts = {"mode": self.settings.mode, "base_sha256": self.loaded.sha256, "steps": self.steps, "extra": dict(extra or {})}
+        self._by_first(lambda: checkpoint.write(folder, facts, self._weights, self._optimizer.moments()))
+
+    def restore(self, folder: Path) -> dict[str, Any]:
+        """Go on from what ``save`` wrote; gives its ``extra``. Raises BadModel for what is none, or another learner's."""
+        facts, found, moments = checkpoint.read(folder)
+        for name, mine in (("mode", self.settings.mode), ("base_sha256", self.loaded.sha256)):
+            if facts.get(name) != mine:
+                raise BadModel(f"{folder} is of another learner: its {name} is {facts.get(name)!r}, and here it is {mine!r}")
+        checkpoint.load_weights(self._weights, found, folder)
+        self._optimizer.recall(moments)
+        self.steps, self._passes = int(facts["steps"]), 0
+        extra: dict[str, Any] = facts["extra"]
+        return extra
+
+    def export(self, folder: Path) -> str:
+        """Write what was trained as a folder of its own, whole or not at all, and give its sha256.
+
+        An adapter is a folder as peft reads it; a model that trained as a whole is one as transformers does, in its base's
+        precision, with tokenizer, chat template and settings. Raises InvalidInput when there is something at ``folder``.
+        """
+        write = export_model if self._prepared.adapted is None else export_adapter
+        return str(self._by_first(lambda: write(self._prepared, folder, steps=self.steps)))
+
+    def _by_first(self, write: Callable[[], T]) -> T | None:
+        """Have the first process do what only one may; what that gives, on all."""
+        return ranks.together(lambda: write() if ranks.world()[0] == 0 else None)[0]

@@ -1,0 +1,143 @@
+"""Loads a model and makes of it what trains: with an adapter beside its weights, or as a whole."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from app import model_folder
+from app.errors import NotHere
+from workers.model.adapters import AdapterWeights, read_adapter
+from workers.model.loading import DTYPES, Loaded, load
+from workers.trainer.learner import ranks
+from workers.trainer.learner.layers import chosen, pattern
+from workers.trainer.learner.settings import Settings
+
+ADAPTER: Final = "default"
+"""peft's name of the one adapter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A model, some or all of whose weights train."""
+
+    loaded: Loaded
+    adapted: Any
+    """peft's model around it; None where the model trains as a whole."""
+    dtype: torch.dtype
+    """What it computes in."""
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Load the base and begin. Raises what ``workers.model.loading.load`` and ``read_adapter`` do, InvalidInput and NotHere."""
+    device = _device(settings.device)
+    if settings.mode == "qlora":
+        _check_quantised(device)
+    loaded = load(settings.base, device=device, dtype=_held_in(settings, device))
+    if loaded.dtype is torch.float16:  # small gradients are 0 in it
+        loaded = replace(loaded, model=loaded.model.to(torch.bfloat16), dtype=torch.bfloat16)
+    if settings.mode == "full":
+        loaded.model.requires_grad_(True)
+        return Prepared(loaded=loaded, adapted=None, dtype=_computed_in(settings, loaded))
+    if settings.mode == "qlora":
+        _quantise(loaded)
+    return Prepared(loaded=loaded, adapted=_adapted(loaded, settings), dtype=loaded.dtype)
+
+
+@contextmanager
+def drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """Have torch draw from a seed within a block, and go on as before after it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _device(name: str) -> str:
+    if name == "auto" and torch.cuda.is_available():
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}" if ranks.world()[1] > 1 else "cuda"
+    return name
+
+
+def _held_in(settings: Settings, device: str) -> str:
+    """The precision that weights are loaded in."""
+    if settings.mode == "full":
+        return "float32"
+    return "bfloat16" if settings.mode == "qlora" and settings.dtype == "auto" else settings.dtype
+
+
+def _computed_in(settings: Settings, loaded: Loaded) -> torch.dtype:
+    """What a model computes in that trains as a whole."""
+    if settings.dtype != "auto":
+        return DTYPES[settings.dtype]
+    folder = model_folder.read(loaded.path)
+    own = folder.dtype if isinstance(folder, model_folder.BaseFolder) else ""
+    return torch.float32 if loaded.device.type == "cpu" or own == "float32" else torch.bfloat16
+
+
+def _adapted(loaded: Loaded, settings: Settings) -> Any:
+    """The model with an adapter on it, a new one or the one to begin from."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    lora, model = settings.lora, loaded.model
+    begun: AdapterWeights | None = None
+    if settings.adapter:
+        begun = read_adapter(Path(settings.adapter).expanduser(), model)
+        rank, alpha, names = begun.rank, begun.scale * begun.rank, sorted(begun.weights)
+    else:
+        rank, alpha, names = lora.r, lora.alpha, chosen(lora.target_modules, model)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=rank,
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
+        lora_dropout=lora.dropout,
+        target_modules=pattern(names, model),
+    )
+    with drawing(settings.seed, loaded.device):
+        adapted: Any = get_peft_model(model, config)
+    config.base_model_name_or_path = settings.base
+    if begun is not None:
+        _begin_from(model, begun)
+    return adapted
+
+
+def _begin_from(model: nn.Module, begun: AdapterWeights) -> None:
+    with torch.no_grad():
+        for name, (down, up) in begun.weights.items():
+            layer: Any = model.get_submodule(name)
+            layer.lora_A[ADAPTER].weight.copy_(down)
+            layer.lora_B[ADAPTER].weight.copy_(up)
+
+
+def _check_quantised(device: str) -> None:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise NotHere(
+            "trainer mode 'qlora' needs the package bitsandbytes, which is not installed here; install it, or take 'lora'"
+        )
+
+
+def _quantise(loaded: Loaded) -> None:
+    """Hold the linear layers of the language model in 4 bits (NF4)."""
+    import bitsandbytes
+
+    from workers.model.adapters import language_layers
+
+    model: Any = loaded.model
+    for name in language_layers(model.config):
+        parent, _, child = name.rpartition(".")
+        plain = model.get_submodule(name)
+        small = bitsandbytes.nn.Linear4bit(
+            plain.in_features, plain.out_features, bias=plain.bias is not None, compute_dtype=loaded.dtype, quant_type="nf4"
+        )
+        small.weight = bitsandbytes.nn.Params4bit(plain.weight.data, requires_grad=False, quant_type="nf4")
+        if plain.bias is not None:
+            small.bias = plain.bias
+        setattr(model.get_submodule(parent), child, small.to(loaded.device))
+    model.is_loaded_in_4bit = True  # what peft tells such layers by
