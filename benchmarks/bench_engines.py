@@ -45,7 +45,7 @@ Body = dict[str, Any]
 def frames(count: int) -> list[bytes]:
     """PNGs of a game of random actions, 63 px."""
     from workers.rollout import envs
-    from workers.rollout.envs.pixels import encode_png
+    from workers.transport.pixels import encode_png
 
     env = envs.make("crafter", {"image_size": 63, "length": 10_000})
     env.reset(7)

@@ -24,7 +24,7 @@ from benchmarks.system import machine, save, spread
 from workers.rollout.envs.crafter import Crafter
 from workers.rollout.envs.crafter.advance import begin
 from workers.rollout.envs.crafter.starts import Starts
-from workers.rollout.envs.pixels import encode_png
+from workers.transport.pixels import encode_png
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "envs"))
 

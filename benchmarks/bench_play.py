@@ -27,9 +27,9 @@ def bare(job: tuple[str, list[int]]) -> int:
     """Play seeds in a plain loop; give the turns."""
     from app.records import EpisodeKey
     from workers.rollout import envs, policies
-    from workers.rollout.envs.pixels import encode_png
     from workers.rollout.policies.base import Request
     from workers.rollout.prompts import PromptOptions
+    from workers.transport.pixels import encode_png
 
     name, seeds = job
     env, options, turns = envs.make("crafter"), PromptOptions(max_actions=8), 0

@@ -40,7 +40,7 @@ Body = dict[str, Any]
 def bodies(model: str, rules: str, reply: int) -> Iterator[Body]:
     """Requests as a rollout worker sends them, every one with another picture. Without end."""
     from workers.rollout import envs, prompts
-    from workers.rollout.envs.pixels import encode_png
+    from workers.transport.pixels import encode_png
 
     env = envs.make("crafter")
     options = prompts.PromptOptions(rules=rules, reply_format="text", image_only_mode=True, max_actions=1)  # type: ignore[arg-type]

@@ -17,9 +17,9 @@ from app.errors import LostStep, StepCancelled
 from app.models import Artifact, Episode, FrameRow, Job, Queue, Step, TextRow, TurnRow
 from app.records import Outcome
 from workers.rollout import actions, envs, export, prompts
-from workers.rollout.envs import pixels
 from workers.rollout.export import maker
 from workers.runner import StepContext
+from workers.transport import pixels
 
 ACTIONS = envs.make("crafter").actions
 

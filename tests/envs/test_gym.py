@@ -53,7 +53,7 @@ def test_resets_without_a_seed_go_on_to_other_episodes_by_the_last_seed() -> Non
 
 def test_nothing_else_imports_gymnasium_nor_the_stock_package() -> None:
     probe = (
-        "import sys, workers.rollout.envs.crafter, workers.rollout.envs.pixels; print(*{'gymnasium', 'crafter'} & {*sys.modules})"
+        "import sys, workers.rollout.envs.crafter, workers.transport.pixels; print(*{'gymnasium', 'crafter'} & {*sys.modules})"
     )
     ran = subprocess.run([sys.executable, "-c", probe], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == []

@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.errors import BadFrame, InvalidInput
 from workers.rollout.envs.crafter import Crafter
-from workers.rollout.envs.pixels import decode_png, encode_png, upscale
+from workers.transport.pixels import decode_png, encode_png, upscale
 
 
 def noise(side: int, seed: int = 0, width: int | None = None) -> np.ndarray:

@@ -27,7 +27,7 @@ import numpy as np
 
 from workers.rollout import prompts
 from workers.rollout.envs.crafter import Crafter
-from workers.rollout.envs.pixels import decode_png
+from workers.transport.pixels import decode_png
 
 KEY = "tk-5d0c1b7e9f2a4463b8aa77e1c0ffee42"
 URL = "data:image/png;base64,"

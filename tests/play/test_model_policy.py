@@ -25,13 +25,13 @@ from app.endpoints import publish
 from app.errors import InvalidInput
 from app.models import AdapterHold, AdapterVersion, Job
 from workers.rollout import policies
-from workers.rollout.envs.pixels import decode_png, upscale
 from workers.rollout.policies import wire
 from workers.rollout.policies.engine import engines as engines_module
 from workers.rollout.policies.engine import line as line_module
 from workers.rollout.policies.engine.line import Line, Lost
 from workers.runner import drain_file
 from workers.transport.generate import salt
+from workers.transport.pixels import decode_png, upscale
 
 pytestmark = pytest.mark.usefixtures("sqlite_store", "quick")
 

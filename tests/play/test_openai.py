@@ -24,10 +24,10 @@ from app.store.spending import Tokens
 from workers.rollout import policies, prompts
 from workers.rollout.actions import parse
 from workers.rollout.envs.crafter import Crafter
-from workers.rollout.envs.pixels import encode_png, upscale
 from workers.rollout.policies import Policy, Request
 from workers.rollout.policies.openai import OpenAI, body, waits
 from workers.rollout.prompts import PromptOptions
+from workers.transport.pixels import encode_png, upscale
 
 VARIABLE = "TEACHER_KEY_OF_THE_TEST"
 

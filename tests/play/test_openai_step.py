@@ -27,9 +27,9 @@ from app.store import jobs
 from app.store.spending import JobMeter, Tokens
 from cli import show
 from cli.jobs import describe
-from workers.rollout.envs.pixels import decode_png, upscale
 from workers.rollout.policies.openai import waits
 from workers.runner import drain_file
+from workers.transport.pixels import decode_png, upscale
 
 pytestmark = pytest.mark.usefixtures("sqlite_store", "quick")
 

@@ -19,11 +19,11 @@ from app.errors import BadSnapshot, EpisodeOver, InvalidInput, UnknownName
 from app.records import ImagePart, Message, Outcome, Reply, TextPart, ToolCall
 from workers.rollout import envs
 from workers.rollout.actions import format_reply
-from workers.rollout.envs.pixels import decode_png
 from workers.rollout.play import Game
 from workers.rollout.policies.random import Random
 from workers.rollout.prompts import PromptOptions
 from workers.rollout.rewards import RewardOptions
+from workers.transport.pixels import decode_png
 
 
 def call(*actions: str) -> Reply:

@@ -20,9 +20,9 @@ from app import claims, db, lifecycle, specs
 from app.models import FrameRow
 from app.plots.eval import episodes_of, policy_of
 from app.store import jobs
-from workers.rollout.envs.pixels import decode_png
 from workers.rollout.play import PlayOptions
 from workers.runner import drain_file, worker_id
+from workers.transport.pixels import decode_png
 
 pytestmark = pytest.mark.usefixtures("sqlite_store", "played_package", "quick")
 

@@ -24,8 +24,8 @@ from app.models import Artifact, Episode, TextRow, TurnRow
 from app.records import ImagePart, Message, Outcome, Reply, TextPart, Turn
 from app.specs import EvalSpec
 from workers.rollout import actions, envs, prompts
-from workers.rollout.envs.pixels import decode_png, encode_png, upscale
 from workers.rollout.play import Game, PlayOptions
+from workers.transport.pixels import decode_png, encode_png, upscale
 
 STORED = pytest.mark.usefixtures("sqlite_store", "played_package")
 PLAYERS = ["random", "scripted", "babbler"]

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from workers.rollout import envs
-from workers.rollout.envs.pixels import encode_png
+from workers.transport.pixels import encode_png
 
 Answer = tuple[int, Any]
 PLAN = ("move_left", "do", "move_right", "sleep")

@@ -16,8 +16,8 @@ from task_app_kit import Running
 from app import db, lifecycle
 from app.models import Episode, FrameRow, TurnRow
 from app.store import jobs
-from workers.rollout.envs.pixels import decode_png
 from workers.rollout.remote import client
+from workers.transport.pixels import decode_png
 
 pytestmark = pytest.mark.usefixtures("sqlite_store", "quick")
 

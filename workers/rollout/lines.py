@@ -20,10 +20,10 @@ from app.specs import EvalSpec, parse
 from app.specs.crafter import CrafterConfig
 from workers.rollout import actions, envs, lengths, prompts
 from workers.rollout.actions import ReplyFormat
-from workers.rollout.envs import pixels
 from workers.rollout.play import PlayOptions
 from workers.rollout.relabel import Label
 from workers.rollout.selection import Candidate
+from workers.transport import pixels
 
 HASH_BYTES = 16
 """Of the names that prompts and replies go by while lines are compared."""

@@ -22,8 +22,8 @@ from app.specs.eval import EvalSpec
 from app.store import turns as turn_rows
 from workers.rollout import actions, envs, prompts, rewards
 from workers.rollout.envs.base import Environment, StepResult
-from workers.rollout.envs.pixels import encode_png
 from workers.rollout.policies.base import Policy, Request
+from workers.transport.pixels import encode_png
 
 SNAPSHOT_VERSION = 1
 TURN_LIMIT, TIME_LIMIT = "turns", "time"

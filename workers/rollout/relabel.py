@@ -15,9 +15,9 @@ from app.errors import EpisodeOver, ReplayMismatch
 from app.records import EpisodeKey, Frame
 from workers.rollout import envs
 from workers.rollout.envs.base import Environment
-from workers.rollout.envs.pixels import encode_png
 from workers.rollout.policies.scripted import Scripted
 from workers.rollout.policies.scripted.player import goal_of
+from workers.transport.pixels import encode_png
 
 
 class PlayedTurn(Protocol):

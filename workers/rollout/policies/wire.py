@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from workers.rollout import prompts
-from workers.rollout.envs import pixels
 from workers.rollout.policies.base import Request
+from workers.transport import pixels
 
 _UNSTORABLE: Final = re.compile(r"[\x00\ud800-\udfff]")
 

@@ -22,8 +22,8 @@ from app.specs.policies import OPENAI, policy_name
 from app.store import turns as turn_rows
 from app.store.foreign import FOREIGN, REPORTED
 from workers.rollout import actions, envs, prompts
-from workers.rollout.envs.pixels import decode_png
 from workers.rollout.play import Totals
+from workers.transport.pixels import decode_png
 from workers.transport.trace import FORMAT, Trace, unpack
 
 MOST_ACTIONS = 20

@@ -20,8 +20,8 @@ from sqlmodel import Session, col
 
 from app.errors import BadFrame
 from app.models import FrameRow, TurnRow
-from workers.rollout.envs import pixels
 from workers.rollout.envs.base import Pixels
+from workers.transport import pixels
 
 SLOW_LIGHT = 16
 """Levels of 255. In Crafter's frames a turn of one action that changes nothing but daylight moves no pixel by more than 3, and

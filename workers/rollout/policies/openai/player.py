@@ -12,7 +12,6 @@ from app.records import EpisodeKey, ImagePart, Reply
 from app.store.spending import JobMeter, Tokens, cost
 from workers.rollout import prompts
 from workers.rollout.envs.base import Environment
-from workers.rollout.envs.pixels import decode_png
 from workers.rollout.policies.base import Request
 from workers.rollout.policies.keyed import Key, from_snapshot, key_of, number, to_snapshot
 from workers.rollout.policies.openai import answer
@@ -20,6 +19,7 @@ from workers.rollout.policies.openai.body import Body, Dialect, messages, most_t
 from workers.rollout.policies.openai.endpoint import Endpoint
 from workers.rollout.policies.openai.exchange import Answer, Exchange
 from workers.rollout.policies.wire import storable
+from workers.transport.pixels import decode_png
 
 VERSION: Final = "openai-1"
 _THINKING: Final = {"think": True, "no_think": False}

@@ -11,10 +11,13 @@ import struct
 import zlib
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.errors import BadFrame, InvalidInput
-from workers.rollout.envs.base import Pixels
+
+Pixels = NDArray[np.uint8]
+"""[height, width, 3] in RGB."""
 
 UPSCALING = 1
 """The newest version of the upscaling rule."""
