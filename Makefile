@@ -53,11 +53,11 @@ clean:  ## Remove both environments and what tools left behind (never .synthq, w
 
 # The dev set holds the demo set, so it makes both stamps.
 $(DEMO): | $(RUN)
-	@$(call install,embedded$(COMMA)flower$(COMMA)model)
+	@$(call install,embedded$(COMMA)flower$(COMMA)model$(COMMA)plots)
 	@touch $@
 
 $(DEV): | $(RUN)
-	@$(call install,embedded$(COMMA)flower$(COMMA)postgres$(COMMA)gym$(COMMA)model$(COMMA)dev)
+	@$(call install,embedded$(COMMA)flower$(COMMA)postgres$(COMMA)gym$(COMMA)model$(COMMA)plots$(COMMA)dev)
 	@touch $@ $(DEMO)
 
 # An environment holds its own path; one that was made elsewhere (a moved or copied checkout) is made anew.
