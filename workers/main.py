@@ -2,6 +2,7 @@
 
 python -m workers.main rollout [--concurrency N]
 python -m workers.main inference
+python -m workers.main trainer
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Role:
 ROLES = {
     "rollout": Role(queues=(Queue.ROLLOUT, Queue.DATA), package="workers.rollout"),
     "inference": Role(queues=(Queue.INFERENCE,), package="workers.inference", resident="workers.inference.supervisor:make"),
-    "trainer": Role(queues=(Queue.TRAINER,), package="workers.trainer"),
+    "trainer": Role(queues=(Queue.TRAINER,), package="workers.trainer", resident="workers.trainer.resident:make"),
 }
 
 

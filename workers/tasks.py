@@ -16,6 +16,9 @@ STEPS = {
     "report": "workers.rollout.report:run",
     "filter": "workers.rollout.export:run",
     "noop": "workers.noop:run",
+    "sft": "workers.trainer.sft.step:run",
+    "begin": "workers.trainer.rl.step:begin",
+    "update": "workers.trainer.rl.step:update",
 }
 """The step kinds that workers of this version know, and where each is done."""
 
@@ -30,3 +33,11 @@ def run_rollout(self: Any, step_id: str) -> None:
 def run_data(self: Any, step_id: str) -> None:
     """Run the best step that waits in the data queue."""
     run_hint(Queue.DATA, STEPS, hint=self.request.id, on_stuck=kill_this_process)
+
+
+@celery.task(bind=True, name=task_name(Queue.TRAINER))
+def run_trainer(self: Any, step_id: str) -> None:
+    """Run the best step that waits in the trainer queue."""
+    from workers.trainer import resident  # workers of other roles need nothing of it
+
+    run_hint(Queue.TRAINER, STEPS, hint=self.request.id, on_stuck=resident.give_up)
