@@ -50,7 +50,7 @@ def test_check_tells_a_kind_that_is_not_here_with_the_file(tmp_path: Path, capsy
     file = tmp_path / "rl.toml"
     file.write_text("[rollout]\n")
     assert main(["config", "check", str(file)]) == 2
-    assert capsys.readouterr().err == f"Error: {file}: this release has no rl jobs yet; it has eval and filter\n"
+    assert capsys.readouterr().err == f"Error: {file}: this release has no rl jobs yet; it has eval and filter and sft\n"
 
 
 def test_check_tells_what_looks_like_a_mistake_and_passes(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
