@@ -53,9 +53,8 @@ LOGS = [-1.0, -0.5, -2.0]
 TWO = [sample("a", LOGS[:2], 1.5), sample("b", LOGS[2:], -0.5)]
 
 
-@pytest.mark.parametrize("options", [Options(), Options(mean_over="replies")])
-def test_where_nothing_has_changed_the_gradient_is_plain_policy_gradient(options: Options) -> None:
-    loss, gradient, _ = run(Objective("token", options), TWO, LOGS)
+def test_where_nothing_has_changed_the_gradient_is_plain_policy_gradient() -> None:
+    loss, gradient, _ = run(Objective("token"), TWO, LOGS)
     assert gradient == pytest.approx([-1.5, -1.5, 0.5])
     assert loss == pytest.approx(-(1.5 + 1.5 - 0.5))
 
@@ -88,13 +87,14 @@ def test_one_ratio_clips_a_whole_reply() -> None:
     assert gradient == pytest.approx([-np.exp(0.025) / 2] * 2)
 
 
-@pytest.mark.parametrize(("name", "share"), [("token", 1.0), ("sequence", 1.0)])
-def test_importance_weights_between_sampler_and_trainer_are_cut_off(name: str, share: float) -> None:
-    samples = [sample("a", [-1.0], share), sample("b", [-3.0], share)]
+@pytest.mark.parametrize("name", ["token", "sequence"])
+@pytest.mark.parametrize(("cap", "weights"), [(2.0, [np.exp(-0.5), 2.0]), (0.0, [1.0, 1.0])])
+def test_importance_weights_between_sampler_and_trainer_are_cut_off(name: str, cap: float, weights: list[float]) -> None:
+    samples = [sample("a", [-1.0], 1.0), sample("b", [-3.0], 1.0)]
     old = {"a": np.array([-1.5], np.float32), "b": np.array([-1.0], np.float32)}
-    wide = Options(mask_low=0.0, mask_high=100.0)
+    wide = Options(cap=cap, mask_low=0.0, mask_high=100.0)
     _, gradient, _ = run(Objective(name, wide, old=old), samples, [-1.5, -1.0])
-    assert gradient == pytest.approx([-np.exp(-0.5), -2.0], abs=1e-6)
+    assert gradient == pytest.approx([-weight for weight in weights], abs=1e-6)
 
 
 @pytest.mark.parametrize("old", [None, {"a": np.array([-1.0, -0.5], np.float32), "b": np.array([-1.0], np.float32)}])
@@ -134,12 +134,11 @@ def test_both_estimates_have_the_distance_as_their_mean() -> None:
 
 
 @pytest.mark.parametrize("name", ["token", "sequence"])
-@pytest.mark.parametrize("mean_over", ["tokens", "replies"])
-def test_however_an_update_is_cut_it_comes_out_the_same(name: str, mean_over: str) -> None:
+def test_however_an_update_is_cut_it_comes_out_the_same(name: str) -> None:
     rng = np.random.default_rng(0)
     samples = [sample(f"s{i}", rng.uniform(-3, -0.1, n).tolist(), a) for i, (n, a) in enumerate([(3, 1.0), (1, -2.0), (5, 0.5)])]
     now = torch.tensor(np.concatenate([s.logprobs for s in samples]) + rng.normal(0, 0.2, 9), dtype=torch.float32)
-    objective = Objective(name, Options(mean_over=mean_over))  # type: ignore[arg-type]
+    objective = Objective(name)
     whole = run(objective, samples, now.tolist())
     pieces = [run(objective, [s], part.tolist()) for s, part in zip(samples, now.split([3, 1, 5]), strict=True)]
     assert sum(loss for loss, _, _ in pieces) == pytest.approx(whole[0], rel=1e-6)
@@ -153,7 +152,6 @@ def test_however_an_update_is_cut_it_comes_out_the_same(name: str, mean_over: st
 
 def test_units_are_tokens_or_replies() -> None:
     assert Objective("token").units(TWO) == 3
-    assert Objective("token", Options(mean_over="replies")).units(TWO) == 2
     assert Objective("sequence").units(TWO) == 2
 
 

@@ -8,9 +8,9 @@ with: what follows each turn is then its advantage as it is.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from app.errors import InvalidInput, UnknownName
 
 Values = NDArray[np.float64]
 """[turns] of one episode."""
-
-SPREAD: Final = 1e-6
-"""Least difference from the baseline, in units of reward, that is more than rounding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +35,10 @@ class Group:
 class Options:
     """What the estimators leave open."""
 
-    discount: float = 0.97
+    discount: float = 0.99
     """How much a reward counts one turn earlier; in (0, 1]."""
+    least_spread: float = 1e-6
+    """Differences from the baseline that are no larger, in units of reward, are rounding."""
     least_alive: int = 3
     """Episodes that must reach a turn for those alone to be its baseline; below it, nearby turns help out."""
     state_weight: float = 1.0
@@ -54,11 +53,8 @@ class Estimate:
     """Of each episode, [turns]."""
     spread: float
     """The largest difference from the baseline, before any division; in units of reward."""
-
-    @property
-    def flat(self) -> bool:
-        """Whether there is nothing to learn from the group; its advantages are zeros then."""
-        return self.spread < SPREAD
+    flat: bool
+    """There is nothing to learn from the group; its advantages are zeros."""
 
 
 Estimator = Callable[[Group, Options], tuple[list[Values], float]]
@@ -184,21 +180,6 @@ def estimate(name: str, group: Group, options: Options | None = None) -> Estimat
     else:
         differences, unit = ESTIMATORS[name](group, options)
     spread = float(max(np.abs(values).max() for values in differences))
-    if spread < SPREAD:
-        return Estimate(advantages=[np.zeros(len(values)) for values in differences], spread=spread)
-    return Estimate(advantages=[values / unit for values in differences], spread=spread)
-
-
-def scaled(estimates: Sequence[Estimate], by: Literal["none", "batch"], *, floor: float = 0.1) -> list[Estimate]:
-    """Advantages of a whole update in one unit: as they are, or divided by their deviation over the turns of all its groups.
-
-    Groups that are flat do not count for the deviation, and none below ``floor`` is divided by: what is rare must not weigh more
-    for being rare.
-    """
-    taught = [values for estimate in estimates if not estimate.flat for values in estimate.advantages]
-    if by == "none" or not taught:
-        return list(estimates)
-    unit = max(float(np.concatenate(taught).std()), floor)
-    return [
-        Estimate(advantages=[values / unit for values in estimate.advantages], spread=estimate.spread) for estimate in estimates
-    ]
+    if spread <= options.least_spread:
+        return Estimate(advantages=[np.zeros(len(values)) for values in differences], spread=spread, flat=True)
+    return Estimate(advantages=[values / unit for values in differences], spread=spread, flat=False)

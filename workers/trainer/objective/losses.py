@@ -1,16 +1,17 @@
 """What is minimised: clipped gains of replies, weighed by their advantages. A registry; torch.
 
-A loss gives the *sum* over a pass, in whichever unit it counts (``Objective.per``); who calls it divides by the number of units
-of a whole optimizer step. So an update comes out the same however it is cut into passes.
+A loss gives the sum over a pass; who calls it divides by the units (``Objective.units``) of a whole optimizer step. So an update
+comes out the same however it is cut into passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,15 +34,12 @@ class Options:
     clip_high: float = 0.28
     """How far a ratio may fall and rise before it is clipped. For ``sequence`` the paper has 3e-4 and 4e-4."""
     cap: float = 2.0
-    """Most that an importance weight between sampler and trainer counts."""
+    """Most that an importance weight between sampler and trainer counts; 0: there are none."""
     mask_low: float = 0.5
     mask_high: float = 2.0
     """A reply whose geometric mean ratio between trainer and sampler is outside counts for nothing."""
     kl_weight: float = 0.0
     """Of the distance from the base; 0: its log-probabilities are not needed."""
-    mean_over: Literal["tokens", "replies"] = "tokens"
-    """What ``token`` is the mean of: every token of the step alike (DAPO), or replies, each the sum of its tokens (Dr. GRPO's
-    constant divisor). ``sequence`` is always the mean over replies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +64,10 @@ Gain = Callable[[Terms, Options], tuple[Tensor, Tensor, Tensor]]
 
 
 def token(terms: Terms, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """Each token's own ratio: GRPO (arXiv 2402.03300) with DAPO's asymmetric bounds (arXiv 2503.14476)."""
+    """Each token's own ratio (GRPO, arXiv 2402.03300), with bounds on either side and a mean over all tokens (DAPO, 2503.14476)."""
     ratio_T = (terms.logprobs_T - terms.old_T).exp()
     gain_T, clipped_T = surrogate(ratio_T, terms.advantages_T, low=options.clip_low, high=options.clip_high)
-    return gain_T * truncated(terms.old_T - terms.sampled_T, options.cap), ratio_T, clipped_T
+    return gain_T * _weight(terms.old_T - terms.sampled_T, options), ratio_T, clipped_T
 
 
 def sequence(terms: Terms, options: Options) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,8 +76,12 @@ def sequence(terms: Terms, options: Options) -> tuple[Tensor, Tensor, Tensor]:
     ratio_R = replies.means(terms.logprobs_T - terms.old_T).exp()
     advantages_R = replies.means(terms.advantages_T)
     gain_R, clipped_R = surrogate(ratio_R, advantages_R, low=options.clip_low, high=options.clip_high)
-    gain_R = gain_R * truncated(replies.means(terms.old_T - terms.sampled_T), options.cap) / replies.lengths_R
+    gain_R = gain_R * _weight(replies.means(terms.old_T - terms.sampled_T), options) / replies.lengths_R
     return replies.spread(gain_R), replies.spread(ratio_R), replies.spread(clipped_R)
+
+
+def _weight(log_ratio: Tensor, options: Options) -> Tensor:
+    return truncated(log_ratio, options.cap) if options.cap else torch.ones_like(log_ratio)
 
 
 LOSSES: Final[dict[str, Gain]] = {"token": token, "sequence": sequence}
@@ -100,11 +102,10 @@ class Objective:
             raise UnknownName("loss", name, LOSSES)
         self.options = options or Options()
         self._gain, self._old, self._is_sequence = LOSSES[name], old, name == "sequence"
-        self.per: Literal["token", "reply"] = "reply" if self._is_sequence or self.options.mean_over == "replies" else "token"
 
     def units(self, samples: Iterable[Sample]) -> int:
-        """What the sum over these samples is to be divided by."""
-        return sum(1 if self.per == "reply" else len(sample.targets) for sample in samples)
+        """What the sum over these samples is to be divided by: tokens, or replies where they count as one."""
+        return sum(1 if self._is_sequence else len(sample.targets) for sample in samples)
 
     def __call__(self, out: PassOut) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum over a pass, and figures. Raises InvalidInput for a sample that lacks something."""
