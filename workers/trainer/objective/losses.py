@@ -64,7 +64,7 @@ Gain = Callable[[Terms, Options], tuple[Tensor, Tensor, Tensor]]
 
 
 def token(terms: Terms, options: Options) -> tuple[Tensor, Tensor, Tensor]:
-    """Each token's own ratio (GRPO, arXiv 2402.03300), with bounds on either side and a mean over all tokens (DAPO, 2503.14476)."""
+    """Each token's own ratio (GRPO, arXiv 2402.03300), with bounds on either side and a mean over tokens (DAPO, 2503.14476)."""
     ratio_T = (terms.logprobs_T - terms.old_T).exp()
     gain_T, clipped_T = surrogate(ratio_T, terms.advantages_T, low=options.clip_low, high=options.clip_high)
     return gain_T * _weight(terms.old_T - terms.sampled_T, options), ratio_T, clipped_T
