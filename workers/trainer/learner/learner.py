@@ -103,6 +103,28 @@ class Learner:
         ``loss`` is called for every pass. ``base_logprobs`` is what ``logprobs(samples, base=True)`` gave, for losses that need
         it. Raises InvalidInput, with a sample's key, for one that cannot be learned from.
         """
+        try:
+            tally = self._tallied(samples, loss, scale, base_logprobs, dropout=True)
+        except BaseException:
+            self._forget()
+            raise
+        self._passes += tally.passes
+        return tally
+
+    @torch.no_grad()
+    def measure(self, samples: Sequence[Sample], loss: Loss, *, scale: float = 1.0) -> Tally:
+        """What a loss comes to, without dropout; nothing is learned from these samples. Raises as ``accumulate`` does."""
+        return self._tallied(samples, loss, scale, None, dropout=False)
+
+    def _tallied(
+        self,
+        samples: Sequence[Sample],
+        loss: Loss,
+        scale: float,
+        base_logprobs: Sequence[Floats] | None,
+        *,
+        dropout: bool,
+    ) -> Tally:
         rows = [read(sample, self.loaded) for sample in samples]
         passes = cut(rows, self.settings.tokens_per_pass)
 
@@ -113,25 +135,26 @@ class Learner:
                 if places is None:
                     continue
                 with self._drawing(self._passes + number):
-                    tally = tally.plus(self._learn(rows, places, loss, scale, base_logprobs))
+                    tally = tally.plus(self._learn(rows, places, loss, scale, base_logprobs, dropout=dropout))
             return tally
 
-        try:
-            parts = ranks.together(learn)
-        except BaseException:
-            self._forget()
-            raise
-        self._passes += len(passes)
         total = Tally()
-        for part in parts:
+        for part in ranks.together(learn):
             total = total.plus(part)
         return total
 
     def _learn(
-        self, rows: Sequence[Row], places: Sequence[int], loss: Loss, scale: float, base_logprobs: Sequence[Floats] | None
+        self,
+        rows: Sequence[Row],
+        places: Sequence[int],
+        loss: Loss,
+        scale: float,
+        base_logprobs: Sequence[Floats] | None,
+        *,
+        dropout: bool,
     ) -> Tally:
         batch = self._batch(rows, places)
-        scores = self._forward(batch, dropout=True)
+        scores = self._forward(batch, dropout=dropout)
         base = None
         if base_logprobs is not None:
             base = torch.from_numpy(np.concatenate([base_logprobs[place] for place in places])).to(self.loaded.device)
