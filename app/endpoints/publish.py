@@ -14,7 +14,7 @@ from sqlmodel import Session, col
 from app import db
 from app.endpoints.choice import is_ready
 from app.endpoints.rows import live, loads_never, model_of
-from app.errors import LostStep
+from app.errors import Conflict, LostStep
 from app.lifecycle import lock_job
 from app.models import ENDED, AdapterHold, AdapterVersion, Endpoint, Episode, Job, Step, StepState, VersionState, served_name
 from app.store import events
@@ -27,20 +27,50 @@ TAKES = 3
 """Looks for the live version: each meets a flip that was under way at most."""
 
 
-def publish(session: Session, line: str, base: str, path: str, *, sha256: str) -> int:
-    """Add the next version to a job's line, from a folder that never changes again; give its number, 1 for the first.
+def publish(session: Session, line: str, base: str, path: str, *, sha256: str, version: int | None = None) -> int:
+    """Add a version to a job's line, from a folder that never changes again; give its number, 1 for the first.
 
-    Nobody plays with it before ``advance`` has seen it on every ready endpoint of its base. Raises JobNotFound.
+    ``version``: the number that it must have; None: the next one. With a number it may be said again: what is there already
+    stays as it is, but for a version that is not served any more and that none came after, which is loaded anew. Nobody plays
+    with a version before ``advance`` has seen it on every ready endpoint of its base. Locks the versions and then the job, so it
+    comes first in its transaction; inside ``StepContext.write`` it is fenced. Raises JobNotFound, and Conflict for a number that
+    is not the next one, or that other weights have.
     """
+    list(session.scalars(select(AdapterVersion).where(col(AdapterVersion.line) == line).with_for_update()))
     lock_job(session, line)
     newest = select(func.max(AdapterVersion.version)).where(col(AdapterVersion.line) == line)
-    version = (session.connection().execute(newest).scalar_one() or 0) + 1
+    following = (session.connection().execute(newest).scalar_one() or 0) + 1
+    found = session.get(AdapterVersion, (line, version), populate_existing=True) if version is not None else None
+    if found is not None:
+        return _publish_again(session, found, base, path, sha256)
+    if version not in (None, following):
+        raise Conflict(f"version {version} of the adapter of job {line} cannot be published: the next one is {following}")
     at = db.clock(session)
-    session.add(AdapterVersion(line=line, version=version, base=base, path=path, sha256=sha256, published_at=at))
+    session.add(AdapterVersion(line=line, version=following, base=base, path=path, sha256=sha256, published_at=at))
     session.flush()
-    told = {"version": version, "sha256": sha256}
-    events.append(session, line, "adapter.published", f"version {version} of the adapter is published", data=told)
-    return version
+    told = {"version": following, "sha256": sha256}
+    events.append(session, line, "adapter.published", f"version {following} of the adapter is published", data=told)
+    return following
+
+
+def _publish_again(session: Session, found: AdapterVersion, base: str, path: str, sha256: str) -> int:
+    if (found.base, found.sha256) != (base, sha256):
+        raise Conflict(
+            f"version {found.version} of the adapter of job {found.line} is published already, with other weights "
+            f"(sha256 {found.sha256} for {found.base}, and now {sha256} for {base})"
+        )
+    after = (col(AdapterVersion.line) == found.line, col(AdapterVersion.version) > found.version)
+    newer = select(col(AdapterVersion.version)).where(*after, col(AdapterVersion.state).in_(SERVED)).limit(1)
+    if found.state in SERVED or session.connection().execute(newer).first() is not None:
+        return found.version
+    found.state, found.path, found.published_at = VersionState.LOADING, path, db.clock(session)
+    found.reason = found.live_at = found.draining_at = found.retired_at = None
+    session.add(found)
+    session.flush()
+    told = {"version": found.version, "sha256": sha256}
+    message = f"version {found.version} of the adapter is published again"
+    events.append(session, found.line, "adapter.published", message, data=told)
+    return found.version
 
 
 def take(session: Session, line: str, step_id: str, fence: int) -> str | None:
