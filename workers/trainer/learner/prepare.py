@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch import nn
 
 from app import model_folder
 from app.errors import NotHere
-from workers.model.adapters import AdapterWeights, read_adapter
+from workers.model.adapters import AdapterWeights, language_layers, read_adapter
 from workers.model.loading import DTYPES, Loaded, load
 from workers.trainer.learner import ranks
 from workers.trainer.learner.layers import chosen, pattern
@@ -40,7 +41,7 @@ def prepare(settings: Settings) -> Prepared:
     """Load the base and begin. Raises what ``workers.model.loading.load`` and ``read_adapter`` do, InvalidInput and NotHere."""
     device = _device(settings.device)
     if settings.mode == "qlora":
-        _check_quantised(device)
+        _check_quantised()
     loaded = load(settings.base, device=device, dtype=_held_in(settings, device))
     if loaded.dtype is torch.float16:  # small gradients are 0 in it
         loaded = replace(loaded, model=loaded.model.to(torch.bfloat16), dtype=torch.bfloat16)
@@ -100,7 +101,8 @@ def _adapted(loaded: Loaded, settings: Settings) -> Any:
         lora_dropout=lora.dropout,
         target_modules=pattern(names, model),
     )
-    with drawing(settings.seed, loaded.device):
+    with drawing(settings.seed, loaded.device), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft asks by the older name
         adapted: Any = get_peft_model(model, config)
     config.base_model_name_or_path = settings.base
     if begun is not None:
@@ -116,7 +118,7 @@ def _begin_from(model: nn.Module, begun: AdapterWeights) -> None:
             layer.lora_B[ADAPTER].weight.copy_(up)
 
 
-def _check_quantised(device: str) -> None:
+def _check_quantised() -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise NotHere(
             "trainer mode 'qlora' needs the package bitsandbytes, which is not installed here; install it, or take 'lora'"
@@ -126,8 +128,6 @@ def _check_quantised(device: str) -> None:
 def _quantise(loaded: Loaded) -> None:
     """Hold the linear layers of the language model in 4 bits (NF4)."""
     import bitsandbytes
-
-    from workers.model.adapters import language_layers
 
     model: Any = loaded.model
     for name in language_layers(model.config):
