@@ -241,6 +241,7 @@ class EvalSpec(Spec):
         if self.served:
             policy = self.eval.policy_config
             yield from too_small(self.vllm, pictures=int(policy.use_vision), max_tokens=policy.max_tokens)
+            yield from self.eval.served_checks("eval")
 
     @property
     def served(self) -> tuple[str, ...]:
@@ -282,6 +283,8 @@ class EvalSpec(Spec):
         if table.save_frames == "none":
             yield 'eval.save_frames: "none" keeps no pictures, so filter cannot make training data with images of this job'
         yield from table.play_cautions("eval")
+        if self.served:
+            yield from table.served_cautions("eval")
 
     def _for_models_only(self, names: set[str]) -> Iterator[str]:
         """Keys that nobody who plays here reads."""

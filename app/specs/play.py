@@ -13,6 +13,8 @@ from app.specs.base import NAME, Clash, Table, Word
 from app.specs.draft import shown
 from app.specs.policy_config import PolicyConfig
 
+MOST_TEMPERATURE: Final = 2.0
+"""That vLLM takes."""
 Turns = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -81,6 +83,18 @@ class PlayTable(Table):
     def env_settings(self) -> dict[str, Any]:
         """What the environment is built with, by keyword."""
         return self.env_config if isinstance(self.env_config, dict) else self.env_config.settings()
+
+    def served_checks(self, where: str) -> Iterator[Clash]:
+        """What the engine does not take that the table named ``where`` has models served by."""
+        if self.engine == "vllm" and self.temperature > MOST_TEMPERATURE:
+            said = f'{self.temperature:g} is above {MOST_TEMPERATURE:g}, the most that the engine "vllm" takes'
+            yield Clash(f"{where}.temperature", f'{said}; lower it, or write engine = "transformers"')
+
+    def served_cautions(self, where: str) -> Iterator[str]:
+        """What some engine does not take that may come to serve the models of the table named ``where``."""
+        if self.engine == "auto" and self.temperature > MOST_TEMPERATURE:
+            said = f'{self.temperature:g} is above {MOST_TEMPERATURE:g}, the most that the engine "vllm" takes'
+            yield f'{where}.temperature: {said}; write {where}.engine = "transformers", which takes it'
 
     def play_cautions(self, where: str) -> Iterator[str]:
         """What looks like a mistake in how the table named ``where`` has episodes played."""

@@ -107,6 +107,17 @@ def test_what_leaves_no_room_is_refused(table: dict[str, Any], tables: dict[str,
     assert wrong({"policies": ["model:/m"], **table}, **tables) == [said]
 
 
+def test_a_temperature_that_vllm_does_not_take_is_refused_for_it_and_warned_of_where_it_may_serve() -> None:
+    above = '2.5 is above 2, the most that the engine "vllm" takes'
+    said = f'eval.temperature: {above}; lower it, or write engine = "transformers"'
+    assert wrong({"model": "/m", "engine": "vllm", "temperature": 2.5}) == [said]
+    warned = specs.warnings(built({"model": "/m", "temperature": 2.5}))
+    assert warned == [f'eval.temperature: {above}; write eval.engine = "transformers", which takes it']
+    for table in ({"engine": "vllm", "temperature": 2.0}, {"engine": "transformers", "temperature": 9.0}):
+        assert not specs.warnings(built({"model": "/m", **table}))
+    assert not specs.warnings(built({"model": "m", "policy_config": {"provider": "openai"}, "temperature": 2.5}))
+
+
 def test_without_pictures_none_need_be_allowed() -> None:
     spec = built({"model": "/m", "policy_config": {"use_vision": False}}, vllm={"limit_mm_per_prompt": {"image": 0}})
     assert not specs.warnings(spec)
