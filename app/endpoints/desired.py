@@ -15,7 +15,7 @@ from app.endpoints import publish
 from app.endpoints.options import differing, loras
 from app.endpoints.rows import failure_of, forget, live, loads_never, model_of
 from app.endpoints.spread import able, model_for, spread, why_never
-from app.endpoints.wanted import Use, Want, Wanted, adapters, bases, began, fitting, lines_of, uses
+from app.endpoints.wanted import Use, Want, Wanted, adapters, bases, fitting, lines_of, uses
 from app.endpoints.why import failed_to_load
 from app.errors import JobNotFound
 from app.models import Endpoint, EndpointState, JobEvent
@@ -64,8 +64,8 @@ def tend() -> None:
     if not plan.empty:
         with db.writing() as session:
             assign(session)
-    for use, reason in plan.hopeless:
-        _fail(use, reason)
+    for job_id in dict.fromkeys(use.row.job_id for use, _ in plan.hopeless):
+        _fail(job_id)
 
 
 def assign(session: Session) -> None:
@@ -190,14 +190,14 @@ def _ref(use: Use) -> str:
     return use.row.label.partition(":")[2]
 
 
-def _fail(use: Use, reason: str) -> None:
-    """Fail what waits for a model that no endpoint can serve, unless the job is another try by now."""
-    job_id = use.row.job_id
+def _fail(job_id: str) -> None:
+    """Fail what waits for models that no endpoint can serve, as far as that is so still: the job may be another try by now."""
     try:
         with db.writing() as session:
             lifecycle.lock_job(session, job_id)
-            if began(session, [job_id]).get(job_id) == use.since:
-                lifecycle.fail_waiting(session, job_id, use.row.label, reason)
+            for use, reason in _plan(session).hopeless:
+                if use.row.job_id == job_id:
+                    lifecycle.fail_waiting(session, job_id, use.row.label, reason)
     except JobNotFound:
         return  # it was removed between the look and the lock
 

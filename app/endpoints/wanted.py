@@ -95,12 +95,12 @@ def uses(session: Session, *, dated: bool) -> list[Use]:
     rows = session.execute(query.execution_options(populate_existing=True)).all()
     ids = {row.job_id for row, _ in rows}
     steps = _open_steps(session, ids) if ids else {}
-    dates = began(session, ids) if ids and dated else {}
+    began = _began(session, ids) if ids and dated else {}
     found = []
     for row, job in rows:
         waiting, running = steps.get((row.job_id, row.label), (0, 0))
         if waiting or running or (row.line and job.state == JobState.RUNNING):
-            since = dates.get(job.id, 0.0)
+            since = began.get(job.id, 0.0)
             use = Use(row=row, priority=job.priority, created_at=job.created_at, waiting=waiting, running=running, since=since)
             found.append(use)
     return sorted(found, key=lambda use: use.order)
@@ -116,7 +116,7 @@ def _open_steps(session: Session, job_ids: Iterable[str]) -> dict[tuple[str, str
     return {(job_id, str(needs)): (count - busy, busy) for job_id, needs, count, busy in rows}
 
 
-def began(session: Session, job_ids: Iterable[str]) -> dict[str, float]:
+def _began(session: Session, job_ids: Iterable[str]) -> dict[str, float]:
     """When the present attempt of each job began."""
     query = select(col(Step.job_id), func.min(Step.created_at)).join(Job, col(Job.id) == Step.job_id)
     query = query.where(col(Job.id).in_(job_ids), col(Step.job_attempt) == Job.attempt).group_by(col(Step.job_id))

@@ -450,6 +450,37 @@ def test_a_job_that_waits_for_a_model_says_so(store: str) -> None:
     assert reason(job.id) is None
 
 
+def test_a_running_job_whose_only_engine_is_coming_back_says_so_and_why(store: str) -> None:
+    heartbeat.lead("scheduler", "one", 600.0)
+    heartbeat.register("w", role="rollout", queues=["rollout", "data"], slots=2)
+    job, mixed = submit_play(), submit_play(seeds="0", with_random=True)
+    id = begin()
+    look()
+    bring_there(id)
+    while claims.claim(Queue.ROLLOUT, owner="w") is not None:
+        pass
+    assert (reason(job.id), reason(mixed.id)) == (None, None)
+    ended = "engine transformers ended (killed by SIGKILL)"
+    endpoints.failed(id, BASE, ended)
+    endpoints.report(id, state="starting", url="", adapters={})
+    assert reason(job.id) == f"endpoint {id} is coming back with {BASE} (failure 1 of 3): {ended}"
+    assert reason(mixed.id) is None, "a step that needs no model gets on"
+    endpoints.failed(id, BASE, "no port is free")
+    assert reason(job.id) == f"endpoint {id} failed to load {BASE} (try 2 of 3): no port is free"
+    endpoints.report(id, state="ready", url="http://x")
+    assert reason(job.id) is None
+
+
+def test_what_a_reason_names_by_itself_is_not_named_twice(store: str) -> None:
+    id = begin()
+    job = submit_play()
+    look()
+    endpoints.failed(id, BASE, f"{BASE}/model.safetensors is damaged", lasting=True)
+    look()
+    told = {step.reason for step in kit.steps(job.id) if step.needs}
+    assert told == {f"the inference worker failed to load the model: {BASE}/model.safetensors is damaged"}
+
+
 def test_an_engine_that_answers_its_own_machine_alone_is_no_use_elsewhere(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     heartbeat.lead("scheduler", "one", 600.0)
     heartbeat.register("w", role="rollout", queues=["rollout", "data"], slots=1)
@@ -480,7 +511,7 @@ def test_a_job_that_waits_for_an_engine_for_room_or_for_another_job_says_so(stor
     look()
     bring_there(id)
     assert reason(late.id) == f"waits for room: endpoint {id} has 2 adapters in use beside {BASE}"
-    need = "the only one serves models that other jobs need"
+    need = "the only one serves another that is needed"
     assert reason(apart.id) == f"waits for an endpoint that is free to serve {OTHER}: {need}"
 
 
