@@ -16,10 +16,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sqlalchemy import select
 from sqlmodel import SQLModel, col
 
-from app import db, endpoints
+from app import claims, db, endpoints, heartbeat
 from app.endpoints import publish
 from app.errors import LostStep
-from app.models import AdapterHold, AdapterVersion, Job
+from app.models import AdapterHold, AdapterVersion, Job, Queue
+from app.store.waiting import waiting_reason
 
 SHA = "b" * 64
 
@@ -177,6 +178,29 @@ def test_a_version_that_an_endpoint_cannot_load_fails_and_the_live_one_stays(sto
     bring_there(id)
     look()
     assert states(job) == {1: "draining", 2: "failed", 3: "live"}
+
+
+def test_a_step_of_a_line_waits_in_its_queue_while_no_version_is_live(store: str) -> None:
+    heartbeat.lead("scheduler", "one", 600.0)
+    heartbeat.register("w", role="rollout", queues=["rollout", "data"], slots=9)
+    job = submit_play(use(label="model:/line", line="x"))
+    kit.write("UPDATE model_use SET line = job_id")
+    id = begin()
+    look()
+    bring_there(id)
+    assert claims.claim(Queue.ROLLOUT, owner="w") is None
+    with db.reading() as session:
+        told = waiting_reason(session, kit.job(job.id))
+    assert told == f"endpoint {id} serves {BASE}, and no version of /line on it yet"
+    published(job)
+    look()
+    assert claims.claim(Queue.ROLLOUT, owner="w") is None, "it is not loaded yet"
+    bring_there(id)
+    look()
+    assert states(job) == {1: "live"}
+    assert kit.claim().job_id == job.id
+    endpoints.report(id, adapters={})
+    assert claims.claim(Queue.ROLLOUT, owner="w") is None, "an engine that began anew has not loaded it again yet"
 
 
 @pytest.mark.parametrize("room", [1, 2])
