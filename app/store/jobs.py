@@ -127,9 +127,7 @@ def _episode_counts(session: Session, ids: Sequence[str]) -> dict[str, dict[str,
     cut = func.count().filter(col(Episode.state) == "failed", col(Episode.snapshot).is_not(None))
     query = select(col(Episode.job_id), col(Episode.state), func.count(), cut).where(col(Episode.job_id).in_(ids))
     found: dict[str, dict[str, int]] = {}
-    for job_id, state, count, cut_short in session.connection().execute(
-        query.group_by(col(Episode.job_id), col(Episode.state))
-    ):
+    for job_id, state, count, cut_short in session.connection().execute(query.group_by(col(Episode.job_id), col(Episode.state))):
         states = found.setdefault(job_id, {})
         states[state] = count
         states[CUT] = states.get(CUT, 0) + cut_short

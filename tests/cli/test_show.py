@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from datetime import UTC, datetime, timedelta
 
+import click
 import pytest
 
 from app.scores import EpisodeScore, summarise
