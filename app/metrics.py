@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
@@ -10,8 +11,9 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from sqlalchemy import func, select
 from sqlmodel import Session, col
 
+from app import endpoints
 from app.heartbeat import live_workers
-from app.models import Job, Outbox, Step, StepState
+from app.models import Endpoint, Job, Outbox, Step, StepState
 from app.store import workers
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -57,6 +59,7 @@ class _Store(CollectorRegistry):
         yield from self._queues()
         yield self._steps()
         yield from self._workers()
+        yield from self._endpoints()
         yield _gauge("synthq_outbox_unsent", "Promises to a queue that were not kept yet.", [((), self._unsent())])
         yield self._lead()
 
@@ -95,6 +98,23 @@ class _Store(CollectorRegistry):
         yield _gauge("synthq_workers", "Live workers.", counts, labels=["role"])
         sums = [((role,), sum(slots)) for role, slots in alive.items()]
         yield _gauge("synthq_worker_slots", "Steps that the live workers can run at once.", sums, labels=["role"])
+
+    def _endpoints(self) -> Iterator[Metric]:
+        alive = endpoints.live(self._session)
+        states = Counter((each.state, each.engine) for each in alive)
+        text = "Engines of live inference workers; those that run none have no engine."
+        yield _gauge("synthq_endpoints", text, list(states.items()), labels=["state", "engine"])
+        parts: dict[str, tuple[str, Callable[[Endpoint], int]]] = {
+            "synthq_endpoint_requests": ("Requests that engines have under way.", lambda each: each.in_flight),
+            "synthq_endpoint_capacity": ("Requests that ready engines compute at once.", lambda each: each.capacity),
+            "synthq_endpoint_adapters": ("Adapters that engines have loaded.", lambda each: len(each.adapters)),
+        }
+        for name, (text, count) in parts.items():
+            sums: Counter[tuple[str]] = Counter()
+            for each in alive:
+                if each.engine:
+                    sums[(each.engine,)] += count(each)
+            yield _gauge(name, text, list(sums.items()), labels=["engine"])
 
     def _unsent(self) -> int:
         return int(self._rows(select(func.count()).select_from(Outbox).where(col(Outbox.sent_at).is_(None)))[0][0])

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from served import Submit, forget_broker, start_scheduler, start_worker
 
-from app import broker, embedded_broker, heartbeat
+from app import broker, embedded_broker, endpoints, heartbeat
 from app.settings import get_settings
 
 
@@ -113,6 +113,24 @@ def test_metrics_are_counted_when_they_are_read(api: TestClient, submit: Submit)
     assert after["synthq_worker_slots"] == {("rollout",): 4}
     assert 0 < after["synthq_scheduler_lead_left_seconds"][()] <= 60
     assert job["id"] not in api.get("/metrics").text
+
+
+def test_what_serves_models_is_counted_by_engine_and_state(api: TestClient):
+    assert "synthq_endpoints" not in samples(api)
+    begun, ready, other = (endpoints.register(f"inference-{n}", engines=["transformers"]) for n in range(3))
+    for id, busy in ((ready, 3), (other, 4)):
+        served = {"one": {"path": "/a", "sha256": ""}}
+        endpoints.report(id, state="ready", base="/m", engine="vllm", in_flight=busy, capacity=8, adapters=served)
+    found = samples(api)
+    assert found["synthq_endpoints"] == {("vllm", "ready"): 2, ("", "starting"): 1}
+    assert [found[f"synthq_endpoint_{name}"] for name in ("requests", "capacity", "adapters")] == [
+        {("vllm",): 7},
+        {("vllm",): 16},
+        {("vllm",): 2},
+    ]
+    assert not any(id in api.get("/metrics").text for id in (begun, ready, other))
+    endpoints.stopped(begun)
+    assert samples(api)["synthq_endpoints"] == {("vllm", "ready"): 2}
 
 
 def test_requests_are_counted_under_their_routes_and_never_under_ids(api: TestClient, submit: Submit):
