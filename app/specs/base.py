@@ -124,6 +124,8 @@ class Spec(Table):
 
     compats: ClassVar[tuple[Compat, ...]] = ()
     """Other spellings, settled in this order before the fields are checked."""
+    unread: ClassVar[frozenset[str]] = frozenset()
+    """Keys whose text nobody uses: a variable in it that is not set stays as it is written."""
 
     kind: str
     """What kind of job this is."""

@@ -7,7 +7,7 @@ is still told under the key that the user wrote.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -125,8 +125,11 @@ class Draft:
         """Is the path an item of something that was given in another form, such as seeds = "0-9"?"""
         return isinstance(path[-1], int) and self.get(path[:-1]) is not MISSING
 
-    def apply(self, compat: Compat) -> None:
-        """Settle other spellings and the keys that are not taken: rewrite, move, take out, or refuse with the reason."""
+    def apply(self, compat: Compat, *, own: Collection[str]) -> None:
+        """Settle other spellings and the keys that are not taken: rewrite, move, take out, or refuse with the reason.
+
+        ``own``: names of the spec's own tables, which stay.
+        """
         if compat.only_if is not None and self.get(split(compat.only_if[0])) not in (MISSING, compat.only_if[1]):
             return
         for key, reason in compat.refused.items():
@@ -136,7 +139,7 @@ class Draft:
                 self.pop(split(key))
         for old, new in compat.aliases.items():
             self._alias(split(old), split(new), compat.values.get(new, {}))
-        self._close_foreign_tables(compat)
+        self._close_foreign_tables(compat, own)
         for key, spellings in compat.values.items():
             if (value := self.get(split(key))) is not MISSING:
                 self.get(split(key)[:-1])[split(key)[-1]] = _spelled(value, spellings)
@@ -162,9 +165,8 @@ class Draft:
                 old, f"{shown(value)} is another spelling of {dotted(new)}, which is {shown(present)}; keep one of the two"
             )
 
-    def _close_foreign_tables(self, compat: Compat) -> None:
+    def _close_foreign_tables(self, compat: Compat, own: Collection[str]) -> None:
         """Take out the tables that only other spellings have: they are empty now, or what is left in them is no key."""
-        own = {new.partition(".")[0] for new in compat.aliases.values()}
         for root in dict.fromkeys(old.partition(".")[0] for old in compat.aliases):
             table = self.get((root,))
             if root in own or not isinstance(table, dict):

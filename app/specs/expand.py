@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from app.errors import did_you_mean
 from app.specs.base import Path
-from app.specs.draft import SECRET, Draft
+from app.specs.draft import SECRET, Draft, split
 
 _PLACE = re.compile(r"\$\$\{|\$\{([^}]*)\}?")
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 
 
-def expand(draft: Draft, env: Mapping[str, str]) -> None:
-    """Put the values of variables into every text of the draft. What cannot be put in becomes a problem."""
+def expand(draft: Draft, env: Mapping[str, str], *, unread: Collection[str] = ()) -> None:
+    """Put the values of variables into every text of the draft. What cannot be put in becomes a problem.
+
+    The texts of ``unread`` keys stay as they are written.
+    """
+    kept = {path: text for path in map(split, unread) if isinstance(text := draft.get(path), str)}
+    for path in kept:
+        draft.pop(path)
     draft.tables = _walk(draft.tables, (), draft, env)
+    for path, text in kept.items():
+        draft.get(path[:-1])[path[-1]] = text.replace("$${", "${")
 
 
 def _walk(value: Any, path: Path, draft: Draft, env: Mapping[str, str]) -> Any:

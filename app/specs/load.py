@@ -16,7 +16,7 @@ from app.specs import lines, out
 from app.specs.base import Path, dotted
 from app.specs.draft import Draft, shown
 from app.specs.expand import expand
-from app.specs.kinds import COMING, KINDS, AnySpec, kinds_in, spec_class
+from app.specs.kinds import KINDS, AnySpec, kinds_in, spec_class
 from app.specs.overrides import override
 from app.specs.render import leaves
 from app.specs.sentences import MOST, note
@@ -44,7 +44,7 @@ def load(
 ) -> AnySpec:
     """The spec in a TOML file, with ``overrides`` (each ``a.b=value``) on top.
 
-    ``kind`` is what the file must be; None takes it from the file. Raises SpecProblems with every problem, NotHere or
+    ``kind`` is what the file must be; None takes it from the file. Raises SpecProblems with every problem, or
     UnknownKind.
     """
     return read(path, kind=kind, overrides=overrides, env=env).spec
@@ -99,12 +99,12 @@ def _finish(draft: Draft, kind: str | None, overrides: Sequence[str], env: Mappi
     for flag in overrides:
         override(draft, flag)
     if env is not None:
-        expand(draft, env)
+        expand(draft, env, unread=frozenset().union(*(each.unread for each in KINDS.values())))
     if overrides or env is not None:
         _refuse_unstorable(draft.tables, draft)
     spec = spec_class(_kind(draft, kind))
     for compat in spec.compats:
-        draft.apply(compat)
+        draft.apply(compat, own=spec.model_fields)
     made: AnySpec | None = None
     try:
         made = spec.model_validate(draft.tables)
@@ -122,7 +122,7 @@ def _kind(draft: Draft, wanted: str | None) -> str:
     named = draft.tables.get("kind")
     if named is not None and not isinstance(named, str):
         raise _wrong(draft, f"must be text, one of {', '.join(KINDS)}, not {shown(named)}")
-    if named is not None and named not in KINDS and named not in COMING:
+    if named is not None and named not in KINDS:
         raise _wrong(draft, str(UnknownKind(named, KINDS)))
     found = [named] if named is not None else kinds_in(draft.tables)
     if wanted is None:
@@ -130,7 +130,7 @@ def _kind(draft: Draft, wanted: str | None) -> str:
             return found[0]
         if found:
             raise _wrong(draft, f"there are tables for {' and '.join(found)}; make a file of each")
-        raise _wrong(draft, f"nothing says what kind of job this is; write a table [{'] or ['.join(KINDS)}]")
+        raise _wrong(draft, f'nothing says what kind of job this is; write kind = "eval", or another of {", ".join(KINDS)}')
     if found and wanted not in found:
         raise _wrong(draft, f"this is a spec for {found[0]}, and {wanted} was asked for")
     return wanted

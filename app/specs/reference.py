@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.specs.base import Spec
-from app.specs.kinds import COMING, KINDS
+from app.specs.kinds import KINDS
 from app.specs.schema import Node, plain_schema
 
 _INTRO = """\
@@ -16,8 +16,8 @@ _INTRO = """\
 
 Written from the models by `python -m app.specs.reference`; change the models, not this page.
 
-A spec is one TOML file for one job. Its kind is known from its table, `[eval]` or `[filter]`; a line such as
-`kind = "eval"` may say it too.
+A spec is one TOML file for one job. Its kind is known from its table, `[eval]`, `[filter]` or `[sft]`, for rl
+from `[rollout]`; a line such as `kind = "eval"` may say it too.
 
 - An unknown key, a value of another type and a combination that cannot be right are refused, all at once, each with the
   file, the line, the key and the nearest known name. `"10"` is not a number here, and `1` is not `true`.
@@ -25,7 +25,7 @@ A spec is one TOML file for one job. Its kind is known from its table, `[eval]` 
   read as TOML, and as text when it is none.
 - `${NAME}` in a text becomes the value of that environment variable, `${NAME:-text}` the text when it is not set, and
   `$${` a plain `${`. A variable that is not set is refused, and so is one whose name looks like a secret: a spec is stored
-  with its job.
+  with its job. A key that is taken and asks nobody, such as `services.task_url`, keeps its text.
 - The resolved spec has every default written out; it is stored with the job, and its sha256 (without `name`) says whether
   two jobs asked for the same. A retry uses the stored one, not the file.
 - A file has at most 1,000,000 bytes.
@@ -53,12 +53,15 @@ def _lines() -> Iterator[str]:
         yield ""
         yield spec.__doc__ or ""
         yield ""
-        for table in (kind, *(key for key in whole["properties"] if key not in Spec.model_fields and key != kind)):
-            yield from _tables(whole, whole["properties"][table], table)
+        own = {key: node for key, node in whole["properties"].items() if key not in Spec.model_fields}
+        tables = [key for key, node in own.items() if _target(whole, node).get("properties")]
+        for table in sorted(tables, key=lambda key: key != kind):
+            yield from _tables(whole, own[table], table)
+        if plain := {key: node for key, node in own.items() if key not in tables}:
+            yield f"### beside the tables of {kind}"
+            yield ""
+            yield from _rows(whole, {**whole, "properties": plain})
         yield from _compat(spec)
-    yield "## Kinds to come"
-    yield ""
-    yield f"This release has no {' or '.join(COMING)} jobs; their files are known and refused as such."
 
 
 def _tables(whole: Node, node: Node, path: str) -> Iterator[str]:

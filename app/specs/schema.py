@@ -12,7 +12,7 @@ Node = dict[str, Any]
 
 
 def schema(kind: str) -> Node:
-    """JSON Schema (draft 2020-12) of a kind. Raises NotHere or UnknownKind."""
+    """JSON Schema (draft 2020-12) of a kind. Raises UnknownKind."""
     spec = spec_class(kind)
     whole = plain_schema(spec)
     for compat in spec.compats:
@@ -34,12 +34,12 @@ def _add(whole: Node, compat: Compat) -> None:
             node["enum"] = [node.pop("const")]
         if "enum" in node:
             node["enum"] = [*node["enum"], *spellings]
-    for old, new in compat.aliases.items():
-        kept = {k: v for k, v in property_at(whole, new).items() if k not in ("title", "default", "description")}
-        _put(whole, old, {**kept, "description": f"Another spelling of {new}."})
     for key, (allowed, holds) in compat.settled.items():
         if key not in compat.aliases and {} not in allowed:
             _put(whole, key, {"enum": list(allowed), "description": f"Changes nothing: {holds}."})
+    for old, new in compat.aliases.items():
+        kept = {k: v for k, v in property_at(whole, new).items() if k not in ("title", "default", "description")}
+        _put(whole, old, {**kept, "description": f"Another spelling of {new}."})
 
 
 def _put(whole: Node, key: str, node: Node) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app import specs
-from app.errors import NotHere, SpecProblems, UnknownKind
+from app.errors import SpecProblems, UnknownKind
 from app.specs.base import BASE_URL, NAME, PATTERNS
 from app.specs.source import MAX_BYTES
 
@@ -186,7 +186,7 @@ def test_a_model_is_named_in_any_of_four_ways(lines: str, tmp_path: Path) -> Non
 
 def test_an_unknown_key_far_from_all_names_the_keys_there_are(tmp_path: Path) -> None:
     [problem] = eval_wrong("qqqqq = 1", tmp_path)
-    assert "no such key in [eval] (known there: env, seeds," in problem
+    assert "no such key in [eval] (known there: env, engine, max_turns," in problem
 
 
 def test_a_needed_key_is_named_with_an_example(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_needed_key_is_named_with_an_example(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b" \n\t\n", "is empty"),
-        (b"# only a comment\n", "nothing says what kind of job this is; write a table [eval] or [filter]"),
+        (b"# only a comment\n", 'nothing says what kind of job this is; write kind = "eval"'),
         (b"\x00\x01\x02", "NUL byte"),
         ("[eval]\nseeds='0'".encode("utf-16"), "NUL byte"),
         ("[eval]\n# é".encode("latin-1"), "2: is not UTF-8 (byte 0xe9)"),
@@ -211,7 +211,7 @@ def test_a_needed_key_is_named_with_an_example(tmp_path: Path) -> None:
         (b".".join([b"a"] * 400_000) + b" = 1", "1: has a key of more than 100 parts"),
         (b"#" * (MAX_BYTES + 1), "is larger than 1,000,000 bytes"),
         (b"eval = 3", "1: eval: must be a table, not 3"),
-        (b"kind = 3", "1: kind: must be text, one of eval, filter, sft, not 3"),
+        (b"kind = 3", "1: kind: must be text, one of eval, filter, sft, rl, not 3"),
         (b"kind = 'evl'", "1: kind: no job kind named 'evl'; did you mean 'eval'?"),
         (b"[eval]\nseeds = 1\n[filter]\n", "there are tables for eval and filter; make a file of each"),
         (b"schema_version = 2\n[eval]\nseeds = 1", "1: schema_version: must be 1, not 2"),
@@ -242,14 +242,6 @@ def test_a_bom_does_not_matter(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_told_as_that(tmp_path: Path) -> None:
     [problem] = wrong("[filter]\n", tmp_path, kind="eval")
     assert problem.endswith("kind: this is a spec for filter, and eval was asked for")
-
-
-@pytest.mark.parametrize("text", ["kind = 'rl'\n", "[rollout]\nmax_turns = 3\n"])
-def test_kinds_to_come_are_known_and_not_here(text: str, tmp_path: Path) -> None:
-    file = tmp_path / "later.toml"
-    file.write_text(text)
-    with pytest.raises(NotHere, match="this release has no rl jobs yet; it has eval and filter and sft"):
-        specs.load(file)
 
 
 def test_a_kind_that_nobody_knows_is_refused() -> None:
