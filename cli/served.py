@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -13,6 +17,11 @@ from cli.client import Client, Json
 from cli.submit import found_model
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+MODEL_FILES: Final = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
+"""A folder with one of these holds a model."""
+SHOWN_FOLDERS: Final = 5
+MOST_LOOKED_AT: Final = 500
+"""Folders that are looked at for models."""
 SHOWN_JOBS: Final = 5
 """Jobs that are named of those that used a model."""
 
@@ -26,15 +35,48 @@ def list_models(limit: int, as_json: bool) -> None:
     The last named first, with who serves them now. Published versions are listed while they are in service.
     """
     with Client() as client:
-        rows = client.rows("/models", limit=limit)
+        rows, local = client.rows("/models", limit=limit), client.local
     if as_json:
         show.out_json({"object": "list", "data": rows})
     elif not rows:
-        show.say("no job has named or made a model yet; `synthq models init-tiny DIR` makes a tiny one")
+        show.say("no job has named or made a model yet; `synthq models init-tiny models/tiny` makes a tiny one")
     else:
         headers = ["model", "kind", "on", "state", "jobs", "served by", "last"]
         for line in show.table(headers, [_row(row) for row in rows]):
             show.out(line)
+    if not as_json and local and len(rows) < limit:
+        _tell_of_folders({str(row.get("path") or row.get("base")) for row in rows})
+
+
+def _tell_of_folders(known: set[str]) -> None:
+    """Say which folders here hold models that no job has named: a server hears of a model when a job names it."""
+    here = Path.cwd()
+    names = [str(path.relative_to(here)) for path in _folders(here) if not {str(path), str(path.resolve())} & known]
+    if not names:
+        return
+    more = f" and {len(names) - SHOWN_FOLDERS} more" if len(names) > SHOWN_FOLDERS else ""
+    first = shlex.quote(names[0])
+    show.say(
+        f"no job has named what is in {show.clean(', '.join(names[:SHOWN_FOLDERS]))}{more}: "
+        f"`synthq models show {first}` tells of it, `synthq submit eval --model {first}` plays with it"
+    )
+
+
+def _folders(here: Path) -> list[Path]:
+    """Folders of models in this one, and in those in it."""
+    near = _inside(here)
+    looked_at = islice(chain(near, chain.from_iterable(map(_inside, near))), MOST_LOOKED_AT)
+    return sorted(path for path in looked_at if any((path / name).is_file() for name in MODEL_FILES))
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            return [
+                Path(entry.path) for entry in islice(entries, MOST_LOOKED_AT) if not entry.name.startswith(".") and entry.is_dir()
+            ]
+    except OSError:
+        return []
 
 
 def _row(row: Json) -> list[object]:
@@ -137,9 +179,9 @@ def _faults(rows: list[Json]) -> Iterator[str]:
     """What went wrong at each endpoint, whole: why it serves nothing, and which adapters it cannot load."""
     for row in rows:
         reasons = [row["error"]] if row.get("error") else []
-        loads = {row.get("base"), (row.get("desired") or {}).get("base")}
+        base = (row.get("desired") or {}).get("base")
         for name, told in (row.get("failures") or {}).items():
-            if name not in loads and name in (row.get("desired") or {}).get("adapters", {}):
+            if name != base and (told.get("model") or {}).get("base") == base:
                 reasons.append(f"{name}: {told.get('reason')}")
         if reasons:
             yield ""

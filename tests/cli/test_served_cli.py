@@ -32,8 +32,22 @@ def submitted(served: Synthq, ref: object) -> str:
 def test_a_server_without_models_or_endpoints_says_how_to_get_them(served: Synthq) -> None:
     ran = served("models", "list")
     assert (ran.code, ran.out) == (0, "")
-    assert "no job has named or made a model yet; `synthq models init-tiny DIR` makes a tiny one" in ran.err
+    assert "no job has named or made a model yet; `synthq models init-tiny models/tiny` makes a tiny one" in ran.err
     assert "no inference worker is alive; `synthq worker inference` starts one" in served("models", "endpoints").err
+
+
+def test_folders_with_models_that_no_job_has_named_are_told_beside_the_list(served: Synthq, base: Path, adapter: Path) -> None:
+    with_two = model_folders.base(base.parent / "models" / "two of it")
+    told = "no job has named what is in lora, models/two of it, tiny: `synthq models show lora` tells of it, "
+    ran = served("models", "list")
+    assert (ran.code, ran.out) == (0, "")
+    assert f"{told}`synthq submit eval --model lora` plays with it" in ran.err
+    submitted(served, adapter)
+    assert "no job has named what is in models/two of it, tiny: " in served("models", "list").err
+    submitted(served, base)
+    assert "`synthq models show 'models/two of it'` tells of it" in served("models", "list").err
+    submitted(served, with_two)
+    assert served("models", "list").err == ""
 
 
 def test_models_are_listed_with_what_they_are_on_and_who_uses_them(served: Synthq, base: Path, adapter: Path) -> None:
@@ -78,7 +92,7 @@ def test_what_is_no_model_is_said_with_its_exit_code(served: Synthq, tmp_path: P
     assert "eval.policies.0" in ran.err
 
 
-def test_endpoints_tell_what_they_serve_and_what_they_should(served: Synthq, base: Path) -> None:
+def test_endpoints_tell_what_they_serve_what_they_should_and_what_went_wrong_in_full(served: Synthq, base: Path) -> None:
     submitted(served, base)
     id = endpoints.register("inference-1", engines=["transformers"], host="box")
     endpoints.report(id, state="ready", base="/models/other", engine="transformers", capacity=8, in_flight=3, url="http://x")
@@ -87,6 +101,17 @@ def test_endpoints_tell_what_they_serve_and_what_they_should(served: Synthq, bas
     assert lines[0].split() == ["ENDPOINT", "HOST", "STATE", "ENGINE", "MODEL", "REQUESTS", "SINCE", "SHOULD", "SERVE"]
     assert lines[1].split()[:8] == [id, "box", "ready", "transformers", "/models/other", "3", "of", "8"]
     assert lines[1].endswith(str(base))
+    assert "refused" not in served("models", "endpoints").out
+    endpoints.report(id, state="failed", base=str(base), error="engine transformers ended (exit status 1): " + "so it is " * 30)
+    wanted = endpoints.desired_of(id)
+    endpoints.failed(id, "adapter-a", "the engine refused the adapter: its rank is 128", model=wanted)
+    lines = served("models", "endpoints").out.splitlines()
+    assert lines[2:] == [
+        "",
+        f"{id}:",
+        "  engine transformers ended (exit status 1): " + ("so it is " * 30).strip(),
+        "  adapter-a: the engine refused the adapter: its rank is 128",
+    ]
     endpoints.stopped(id)
     assert "stopped" in served("models", "endpoints", "--all").out
     assert json.loads(served("models", "endpoints", "--json").out)["data"] == []

@@ -158,3 +158,20 @@ def test_a_cancelled_job_tells_what_was_cut_short_apart_from_what_failed() -> No
     progress = {"done": 3, "failed": 1, "cut_short": 2, "total": 8, "unit": "episodes"}
     job = {"id": "job_a", "state": "cancelled", "progress": progress}
     assert click.unstyle(show.headline(job)) == "job_a cancelled: 3 of 8 episodes, 1 failed, 2 cut short"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_long_text_is_wrapped_on_a_terminal_whole_and_without_breaking_a_word(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return terminal
+
+    text = "engine vllm ended; its log is /a/very/long/path-with-dashes/that/no/line/would/hold/in/piece.log, and ends so"
+    monkeypatch.setattr("sys.stdout", Stream())
+    monkeypatch.setenv("COLUMNS", "50")
+    lines = show.wrapped(text, indent=2)
+    assert " ".join(line.strip() for line in lines) == text
+    assert all(line.startswith("  ") for line in lines)
+    assert len(lines) == (3 if terminal else 1)
