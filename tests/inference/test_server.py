@@ -406,3 +406,17 @@ def test_it_tells_how_it_is(serving: Serving) -> None:
     assert after["reply"] - before["reply"] == answer["usage"]["completion_tokens"]
     for phase in ("processor", "queue", "prefill", "decode", "answer"):
         assert serving.metric("synthq_engine_phase_seconds_count", phase=phase) > 0
+
+
+def test_every_request_that_gets_no_reply_is_counted_by_its_status_and_once(serving: Serving) -> None:
+    def counts() -> list[float]:
+        return [serving.metric("synthq_engine_requests_total", status=status) for status in ("200", "400", "404")]
+
+    before = counts()
+    assert serving.http.post("/v1/chat/completions", content=b"no JSON").status_code == 400
+    assert serving.http.post("/v1/batch", json={"requests": []}).status_code == 400
+    assert serving.post(asked(temperature=-1.0)).status_code == 400
+    assert serving.post(asked(model="nothing")).status_code == 404
+    assert [line["status"] for line in serving.batch(asked(), asked(max_tokens=0))] in ([200, 400], [400, 200])
+    assert serving.http.get("/nothing").status_code == 404
+    assert [after - first for after, first in zip(counts(), before, strict=True)] == [1, 4, 1]

@@ -12,6 +12,8 @@ from typing import Any, Final, TypeGuard
 from app.dataset.tokens import CONTROL
 from app.errors import InvalidInput
 
+CHAT: Final = "/v1/chat/completions"
+"""One reply."""
 BATCH: Final = "/v1/batch"
 """synthq's own engine takes many requests at once here, and answers each in a line of its own as soon as it is done."""
 WORD_JOINER: Final = "\u2060"

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import httpx
 
 from app.errors import Conflict, EngineFailed, InvalidInput, NotAllowed, NotFound, SynthqError, Unavailable
+from workers.transport.generate import CHAT
 
 Health = Literal["ready", "coming", "broken"]
 
@@ -123,7 +124,7 @@ class Admin:
 
     def complete(self, body: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
         """The answer to a chat completion."""
-        return self._json("POST", "/v1/chat/completions", body, timeout_s=timeout_s)
+        return self._json("POST", CHAT, body, timeout_s=timeout_s)
 
     def _serves(self, name: str, path: str) -> bool:
         return any(each.name == name and each.path == path and each.adapter for each in self.models())

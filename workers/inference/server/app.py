@@ -13,14 +13,15 @@ from workers.inference.server.bodies import BatchBody, LoadBody, UnloadBody
 from workers.inference.server.edge import Edge, as_json
 from workers.inference.server.resident import Resident
 from workers.inference.server.wire import MOST_BODY_BYTES, Gone, checked, parse
-from workers.transport.generate import BATCH
+from workers.transport.generate import BATCH, CHAT
 
 
 def create_app(resident: Resident, *, key: str) -> Edge:
     """The whole server of one model; ``key`` empty: this machine alone is answered."""
     routes = Routes(resident).every()
     router = Router(routes, redirect_slashes=False, lifespan=resident.lifespan)
-    return Edge(router, key=key, paths=[route.path for route in routes])
+    paths = [route.path for route in routes]
+    return Edge(router, key=key, paths=paths, counted=(CHAT, BATCH), refused=resident.refused)
 
 
 class Routes:
@@ -32,7 +33,7 @@ class Routes:
     def every(self) -> list[Route]:
         """The routes."""
         return [
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route(CHAT, self.chat, methods=["POST"]),
             Route(BATCH, self.batch, methods=["POST"]),
             Route("/v1/models", self.models),
             Route("/v1/load_lora_adapter", self.load_adapter, methods=["POST"]),

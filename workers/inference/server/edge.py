@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import NotAllowed, SynthqError, Unavailable, did_you_mean
-from workers.inference.server.wire import encode, problem, status_of, told
+from workers.inference.server.wire import Gone, encode, problem, status_of, told
 
 log = logging.getLogger("synthq.engine")
 
@@ -35,9 +35,15 @@ def as_json(status: int, value: object, headers: dict[str, str] | None = None) -
 class Edge:
     """The outermost layer."""
 
-    def __init__(self, app: ASGIApp, *, key: str, paths: Iterable[str]) -> None:
-        """``key`` empty: this machine alone is answered. ``paths``: those there are, for who misspells one."""
+    def __init__(
+        self, app: ASGIApp, *, key: str, paths: Iterable[str], counted: Collection[str], refused: Callable[[int], None]
+    ) -> None:
+        """``key`` empty: this machine alone is answered. ``paths``: those there are, for who misspells one.
+
+        ``refused`` is called with the status of each request to a path of ``counted`` that gets no answer to what it asks.
+        """
         self._app, self._paths = app, tuple(paths)
+        self._counted, self._refused = frozenset(counted), refused
         self._right = _digest(f"Bearer {key}".encode()) if key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,10 +62,12 @@ class Edge:
             self._check(scope)
             await self._app(scope, receive, sending)
         except SynthqError as error:
+            self._count(scope, 0 if isinstance(error, Gone) else status_of(error))
             await as_json(status_of(error), problem(error))(scope, receive, sending)
         except asyncio.CancelledError:  # the server stops and has waited as long as it does
             if begun:
                 raise
+            self._count(scope, 503)
             await as_json(503, problem(Unavailable("the engine stops, and this was not done yet; ask again later")))(
                 scope, receive, sending
             )
@@ -67,6 +75,7 @@ class Edge:
             await self._no_route(scope, error)(scope, receive, sending)
         except Exception as error:
             log.exception("%s %s", scope["method"], scope["path"][:200])
+            self._count(scope, 500)
             if begun:
                 raise  # half an answer is out: only closing the connection tells the caller so
             await as_json(500, problem(error))(scope, receive, sending)
@@ -83,6 +92,11 @@ class Edge:
         sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         if not hmac.compare_digest(_digest(sent), self._right):
             raise NotAllowed(WANTED)
+
+    def _count(self, scope: Scope, status: int) -> None:
+        """Count a request without an answer; with status 0 nobody waits for one."""
+        if status and scope["path"] in self._counted:
+            self._refused(status)
 
     def _no_route(self, scope: Scope, error: HTTPException) -> Response:
         """What the router refuses, in our words."""

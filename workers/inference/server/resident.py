@@ -74,6 +74,10 @@ class Resident:
             return 500, {"status": "dead", "error": why}
         return 200, {"status": "ok"}
 
+    def refused(self, status: int) -> None:
+        """Count one request that gets no reply."""
+        self._figures.refused(status)
+
     def exposition(self) -> bytes:
         """The text of ``/metrics``."""
         return self._figures.exposition(self._service.engine_figures() if self._service is not None else {})

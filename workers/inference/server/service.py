@@ -59,11 +59,6 @@ class Service:
             if not answered.done():
                 raise Gone
             return self._answer(ask, answered.result(), began)
-        except Gone:
-            raise
-        except Exception as error:
-            self._figures.refused(status_of(error))
-            raise
         finally:
             leaving.cancel()
             if ticket is not None and not answered.done():

@@ -14,9 +14,8 @@ from typing import Any, Final
 
 import httpx
 
-from workers.transport.generate import BATCH
+from workers.transport.generate import BATCH, CHAT
 
-CHAT: Final = "/v1/chat/completions"
 GATHER_S: Final = 0.001
 """How long a request waits for others to go with it."""
 MOST_TOGETHER: Final = 64
