@@ -48,6 +48,7 @@ class Entry:
     """Which sample of its line it is."""
     tokens: int
     targets: int
+    pictures: int
     group: str
     """What it must not be parted from: lines of one seed show the same world."""
 
@@ -128,7 +129,15 @@ def _entry(line: dict[str, object], sample: Sample, number: int, at: int, part: 
     metadata = line.get("metadata")
     seed = metadata.get("seed") if isinstance(metadata, dict) else None
     group = f"line {number}" if seed is None else f"seed {seed}"
-    return Entry(line=number, at=at, part=part, tokens=len(sample.ids), targets=len(sample.targets), group=group)
+    return Entry(
+        line=number,
+        at=at,
+        part=part,
+        tokens=len(sample.ids),
+        targets=len(sample.targets),
+        pictures=len(sample.pictures),
+        group=group,
+    )
 
 
 def _too_long(tokens: int, asked: int, most: int) -> str:

@@ -49,7 +49,7 @@ def reading(base: str) -> Reading:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare exceptions for files that it cannot read
         raise BadModel(f"{base}: its tokenizer cannot be read: {error}") from error
-    known = {token: tokenizer.convert_tokens_to_ids(token) for token in (IMAGE, chat.END)}
+    known: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in (IMAGE, chat.END)}
     if absent := [token for token, id in known.items() if id is None or id == tokenizer.unk_token_id]:
         raise BadModel(f"{base}: its tokenizer has no token {absent[0]}, which the chat form of the Qwen family has")
     return Reading(
