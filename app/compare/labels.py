@@ -25,15 +25,17 @@ class Named:
 
 
 def labels(arms: Sequence[Named]) -> list[str]:
-    """A label for each arm, in order, no two alike: the policy alone, or the job alone, or both, whichever tells them apart."""
-    policies = [short_policy(arm.policy) for arm in arms]
-    jobs = _job_names(arms)
-    ways = [policies] if len({arm.job for arm in arms}) == 1 else [jobs, policies]
-    ways += [[f"{job} {policy}" for job, policy in zip(jobs, policies, strict=True)]]
-    for way in ways:
-        if len(set(found := [_cut(each) for each in way])) == len(arms):
-            return found
-    return _numbered([_cut(each) for each in ways[-1]])
+    """A label for each arm, in order, no two alike: the job alone where it has one arm, the policy alone where there is one job,
+    else both."""
+    policies, jobs = [short_policy(arm.policy) for arm in arms], _job_names(arms)
+    of_a_job = Counter((arm.job, arm.iteration) for arm in arms)
+    if len({arm.job for arm in arms}) == 1 and len(set(policies)) == len(arms):
+        return _numbered([_cut(policy) for policy in policies])
+    told = [
+        _cut(job if of_a_job[arm.job, arm.iteration] == 1 else f"{job} {policy}")
+        for arm, job, policy in zip(arms, jobs, policies, strict=True)
+    ]
+    return _numbered(told)
 
 
 def _job_names(arms: Sequence[Named]) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlmodel import Session, col
 
 from app.compare.arms import Arm, Play
@@ -15,7 +16,9 @@ from app.compare.conditions import conditions
 from app.compare.labels import Named, labels
 from app.errors import InvalidInput, UnknownName
 from app.models import Episode, Job
+from app.specs import EvalSpec, parse
 from app.specs.crafter import ACHIEVEMENTS, NAMES
+from app.specs.rl import EVALUATION, RlSpec
 from app.store import jobs
 
 REF: Final = re.compile(r"(?P<job>@last|[^@:]+)(?:@(?P<iteration>\d{1,9}))?(?::(?P<policy>.+))?")
@@ -79,17 +82,44 @@ def _asked(session: Session, ref: str) -> list[Asked]:
     if match is None:
         raise InvalidInput(f"{ref[:80]!r} names no arm; write JOB, JOB:POLICY, or JOB@ITERATION of an rl job")
     job = jobs.find(session, match["job"])
-    if job.kind != "eval":
-        raise InvalidInput(f"job {job.id} is a {job.kind} job, and only what eval jobs played is compared")
-    if match["iteration"] is not None:
-        raise InvalidInput(f"{ref!r}: an eval has no iterations; write {match['job']}")
-    table = job.spec["eval"]
-    policies = list(table["policies"])
-    if (wanted := match["policy"]) is not None:
-        if wanted not in policies:
-            raise UnknownName(f"policy of job {job.id}", wanted, policies)
-        policies = [wanted]
-    return [Asked(job=job, policy=policy, iteration=None, table=table) for policy in policies]
+    spec = parse(job.kind, job.spec)
+    wanted = int(match["iteration"]) if match["iteration"] is not None else None
+    if isinstance(spec, RlSpec):
+        table, iteration = spec.play(EVALUATION), _iteration(session, job, spec, wanted)
+    elif not isinstance(spec, EvalSpec):
+        raise InvalidInput(f"job {job.id} is of the kind {job.kind}, and only what eval and rl jobs play is compared")
+    elif wanted is not None:
+        raise InvalidInput(f"{ref[:80]!r}: an eval has no iterations; write {match['job']}")
+    else:
+        table, iteration = spec.eval, None
+    policies = list(table.policies)
+    if (policy := match["policy"]) is not None:
+        if policy not in policies:
+            raise UnknownName(f"policy of job {job.id}", policy, policies)
+        policies = [policy]
+    return [Asked(job=job, policy=policy, iteration=iteration, table=table.model_dump(mode="json")) for policy in policies]
+
+
+def _iteration(session: Session, job: Job, spec: RlSpec, wanted: int | None) -> int:
+    """The iteration whose evaluation is meant: the one that is named, else the last whole one, else the last that has begun.
+
+    Raises InvalidInput where there is none.
+    """
+    table = spec.play(EVALUATION)
+    seeds, whole = frozenset(table.seeds), len(table.seeds) * table.episodes_per_seed
+    query = select(col(Episode.iteration), col(Episode.seed), func.count()).where(
+        col(Episode.job_id) == job.id, col(Episode.state) == "done"
+    )
+    counts: Counter[int] = Counter()
+    for iteration, seed, count in session.connection().execute(query.group_by(col(Episode.iteration), col(Episode.seed))):
+        counts[iteration] += count if seed in seeds else 0
+    evaluated = sorted(iteration for iteration, count in counts.items() if count)
+    if wanted is not None and wanted not in evaluated:
+        told = ", ".join(map(str, evaluated)) or "none yet"
+        raise InvalidInput(f"job {job.id} was not evaluated at iteration {wanted} (it was at: {told})")
+    if not evaluated:
+        raise InvalidInput(f"job {job.id} has evaluated nothing yet; its state is {job.state}")
+    return wanted if wanted is not None else max((i for i in evaluated if counts[i] >= whole), default=evaluated[-1])
 
 
 def _arm(session: Session, asked: Asked, label: str) -> Arm:

@@ -59,6 +59,7 @@ def drawn(draw: Draw, *, width: float, height: float, form: str = "png") -> byte
         raise NotHere("pictures need matplotlib; `pip install 'synthq[plots]'` brings it") from error
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
         figure = Figure(figsize=(width, height), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)
         draw(figure)
         out = BytesIO()
         plain = {"Date": None} if form == "svg" else {"Software": None}
