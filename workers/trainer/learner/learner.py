@@ -62,6 +62,10 @@ class Learner:
         """How many numbers train."""
         return sum(weight.numel() for weight in self._weights.values())
 
+    def forget_pictures(self) -> None:
+        """Hold nothing of pictures that were seen, so that what comes does not depend, in its last digits, on what went before."""
+        self._sights.cache.clear()
+
     # -- samples --------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
