@@ -108,7 +108,7 @@ def test_vllm_is_started_as_the_table_says(tiny_model: Path, monkeypatch: pytest
     assert (told["--max-lora-rank"], told["--max-loras"], told["--max-cpu-loras"]) == ("16", "4", "8")
     assert (told["--tensor-parallel-size"], told["--gpu-memory-utilization"], told["--dtype"]) == ("2", "0.85", "auto")
     assert (told["--logprobs-mode"], told["--generation-config"]) == ("processed_logprobs", "vllm")
-    assert {"--enable-lora", "--enable-prefix-caching", "--no-enforce-eager"} <= set(command)
+    assert {"--enable-lora", "--enable-prefix-caching", "--no-enforce-eager", "--enable-per-request-metrics"} <= set(command)
 
 
 @pytest.mark.usefixtures("with_vllm")

@@ -132,6 +132,31 @@ def test_an_engine_tells_where_the_time_went(engine: Engine) -> None:
     assert set(inside) <= set(summary["timings"])
 
 
+def test_the_parts_of_the_time_that_vllm_tells_are_kept_and_the_rest_is_http() -> None:
+    metrics = {"queue_time_ms": 0.5, "time_to_first_token_ms": 2.0, "generation_time_ms": 3.0, "mean_itl_ms": None}
+    turn = only_turn(_with_vllm(metrics))
+    assert {name: turn.timings[name] for name in ("queue", "prefill", "decode")} == {"queue": 0.5, "prefill": 2.0, "decode": 3.0}
+    assert turn.timings["http"] == pytest.approx(turn.reply["notes"]["latency_ms"] - 5.5, abs=0.01)
+
+
+def test_time_of_which_an_engine_tells_no_part_is_named_as_the_engines() -> None:
+    turn = only_turn(_with_vllm(None))
+    assert turn.timings["engine"] == pytest.approx(turn.reply["notes"]["latency_ms"], abs=0.01)
+    assert "http" not in turn.timings
+
+
+def _with_vllm(metrics: dict[str, Any] | None) -> str:
+    """An eval of one turn, played with an engine that answers as vLLM does, with these metrics."""
+    with Engine(kind="vllm") as engine:
+        engine.report()
+        engine.rule = lambda body: Said(
+            body={key: told for key, told in answer(body, by_seed(body)).items() if key != "synthq"} | {"metrics": metrics}
+        )
+        job_id = submit(max_turns=1)
+        played(job_id)
+    return job_id
+
+
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>"])
 def test_a_reply_with_a_token_of_a_picture_is_an_outcome_and_the_episode_goes_on(engine: Engine, token: str) -> None:
     first = engine.rule
@@ -314,6 +339,17 @@ def test_a_prompt_that_has_no_room_ends_the_job_at_once_with_the_engines_numbers
     assert numbers in str(ended.reason)
     assert len(engine.asked) == 1, "of all that begin, one asks first"
     assert [event.type for event in job_events(ended.id)].count("play.blocked") == 1
+
+
+def test_a_number_that_vllm_does_not_know_is_not_told(engine: Engine) -> None:
+    said = "This model's maximum context length is 700 tokens. However, your prompt contains at least 701 input tokens, which"
+    engine.then(refuses(400, said, param="input_tokens"))
+    job_id = submit(policy_config={"max_tokens": 64})
+    write("UPDATE model_use SET options = :options", options='{"max_model_len": 700}')
+    ended = finish(job_id)
+    room = "the prompt leaves no room for policy_config.max_tokens = 64 within vllm.max_model_len = 700; raise this or lower that"
+    assert room in str(ended.reason)
+    assert "701" not in str(ended.reason)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ class Vllm:
             "--enable-prefix-caching" if table.enable_prefix_caching else "--no-enable-prefix-caching",
             "--enforce-eager" if eager else "--no-enforce-eager",
             "--disable-uvicorn-access-log",
+            "--enable-per-request-metrics",  # where the time of a request went
         ]
         valued = chain.from_iterable((f"--{flag}", str(value)) for flag, value in flags.items())
         return [str(python), "-m", SERVER, *switches, *valued]

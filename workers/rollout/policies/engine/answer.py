@@ -15,6 +15,8 @@ from workers.transport.chat import read_reply
 from workers.transport.generate import sampled
 
 VERSION_CHARS: Final = 12
+VLLM: Final = {"queue_time_ms": "queue", "time_to_first_token_ms": "prefill", "generation_time_ms": "decode"}
+"""The parts of a request's time that vLLM tells, each beside what it is called here; the first token counts as prefill there."""
 PICTURES: Final = frozenset({"<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"})
 """Tokens that stand for pictures or around them. In a reply there is no picture, so one of them makes it no reply."""
 
@@ -73,14 +75,17 @@ def _synthq(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _figures(value: Mapping[str, Any]) -> dict[str, Any]:
     """What a reply took."""
-    usage, told = value.get("usage"), _synthq(value)
+    usage, told, theirs = value.get("usage"), _synthq(value), value.get("metrics")
     tokens = usage if isinstance(usage, dict) else {}
     counted = {"input_tokens": tokens.get("prompt_tokens"), "output_tokens": tokens.get("completion_tokens")}
     more = {"prefix_tokens": told.get("prefix_tokens"), "image_tokens": told.get("image_tokens")}
     timings = told.get("timings_ms")
+    if not isinstance(timings, dict):
+        metrics = theirs if isinstance(theirs, dict) else {}
+        timings = {ours: metrics[key] for key, ours in VLLM.items() if metrics.get(key) is not None}
     return {
         "usage": {**counted, **{name: count for name, count in more.items() if count is not None}},
-        TIMINGS: {name: float(ms) for name, ms in timings.items()} if isinstance(timings, dict) else {},
+        TIMINGS: {name: float(ms) for name, ms in timings.items()},
     }
 
 

@@ -19,7 +19,7 @@ from app.errors import EngineFailed, EngineRefused, SynthqError
 from app.models import Endpoint
 from app.settings import get_settings
 from workers.rollout.policies.engine.line import Got, Line, Lost
-from workers.rollout.policies.engine.refused import is_of_the_spec
+from workers.rollout.policies.engine.refused import is_of_the_spec, words
 from workers.rollout.policies.openai.answer import fault
 from workers.rollout.policies.openai.refusal import Refusal
 from workers.rollout.policies.openai.waits import backoff_s
@@ -222,7 +222,8 @@ class Engines:
             else:
                 hint = f"; {SAME_KEY}" if got.status in (401, 403) else ""
                 blocks = refusal.blocks or is_of_the_spec(refusal)
-                raise (EngineRefused if blocks else EngineFailed)(f"{endpoint.url} refuses {stay.use.served}: {refusal}{hint}")
+                why = words(refusal, body, stay.use.options)
+                raise (EngineRefused if blocks else EngineFailed)(f"{endpoint.url} refuses {stay.use.served}: {why}{hint}")
 
     async def _answer(self, endpoint: Endpoint, question: _Question, body: Mapping[str, Any]) -> Got:
         """What an endpoint answers. Raises Lost, also for one that the store gives up meanwhile, and EngineFailed too late."""

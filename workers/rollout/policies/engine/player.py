@@ -19,7 +19,10 @@ from workers.transport.generate import neutral_message, salt
 
 VERSION: Final = "model-1"
 HTTP: Final = "http"
-"""The part of a turn's time that went between here and the engine."""
+"""The part of a turn's time that no part of the engine's own tells of: the way there and back; with vLLM the making of the prompt
+too."""
+ENGINE: Final = "engine"
+"""All of the time from question to answer, where the engine tells no part of it."""
 
 
 class Model:
@@ -121,11 +124,11 @@ class Model:
 
 
 def _told(served: Served, inside: dict[str, float]) -> dict[str, Any]:
-    """What a reply's notes tell of how it was had. What the engine does not tell of its time is all between here and there."""
+    """What a reply's notes tell of how it was had."""
     between = max(0.0, served.latency_ms - sum(inside.values()))
     return {
         "endpoint": served.endpoint,
         "attempts": served.attempts,
         "latency_ms": round(served.latency_ms, 3),
-        TIMINGS: {HTTP: round(between, 3), **inside},
+        TIMINGS: {HTTP if inside else ENGINE: round(between, 3), **inside},
     }

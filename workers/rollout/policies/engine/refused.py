@@ -1,8 +1,10 @@
-"""Which refusals of one request every other request of the job would meet as well, beside those that a status alone tells."""
+"""What refusals of requests say, and which of them every other request of the job would meet as well."""
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from collections.abc import Mapping
+from typing import Any, Final
 
 from workers.rollout.policies.openai.refusal import Refusal
 
@@ -15,6 +17,18 @@ TOO_LONG: Final = frozenset({"input_tokens", "input_text"})
 """What vLLM names where a prompt is longer than the model reads."""
 ROOM: Final = ("max-model-len", "maximum context length", "limit-mm-per-prompt", "limit-images")
 """Words of refusals that tell how much the engine was started for."""
+
+NO_FURTHER: Final = re.compile(r"contains at least \d+ input tokens")
+"""How vLLM tells the length of a prompt that it read only up to its limit: the number is the limit's, not the prompt's."""
+
+
+def words(refusal: Refusal, body: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """A refusal of a request as a sentence, without numbers that say nothing of the request."""
+    if not NO_FURTHER.search(refusal.message):
+        return str(refusal)
+    asked = f"policy_config.max_tokens = {body.get('max_tokens')}"
+    room = f"vllm.max_model_len = {options.get('max_model_len')}"
+    return f"HTTP {refusal.status}: the prompt leaves no room for {asked} within {room}; raise this or lower that"
 
 
 def is_of_the_spec(refusal: Refusal) -> bool:
