@@ -16,7 +16,7 @@ from sqlmodel import Session, col
 
 from app import db
 from app.errors import AlreadyEnded, Conflict, IllegalMove, JobNotFound, LostStep, SynthqError
-from app.models import ENDED, Episode, Job, JobState, ModelUse, Outbox, Step, StepState, new_id
+from app.models import ENDED, ITS_OWN, Episode, Job, JobState, ModelUse, Outbox, Step, StepState, new_id
 from app.plots import plot_of
 from app.plots.base import Ending, EpisodeId, JobView, Plot, StepPlan, StepView
 from app.settings import get_settings
@@ -96,7 +96,7 @@ def submit(
 ) -> Job:
     """Store a job, its first steps and their outbox row: all of it or nothing. Raises UnknownKind.
 
-    ``uses``: rows of ``model_use``, without the job's id, of the models that it plays with.
+    ``uses``: rows of ``model_use``, without the job's id, of the models that it plays with; the line ``ITS_OWN`` is the job's.
     """
     plot = plot_of(kind)
     job = Job(
@@ -115,7 +115,8 @@ def submit(
     )
     session.add(job)
     session.flush()
-    session.add_all(ModelUse(job_id=job.id, **use) for use in uses)
+    settled = ({**use, "line": job.id} if use.get("line") == ITS_OWN else use for use in uses)
+    session.add_all(ModelUse(job_id=job.id, **use) for use in settled)
     session.flush()
     events.append(session, job.id, "job.created", f"{kind} job created", data={"spec_sha256": spec_sha256})
     start_if_ready(session, job)
@@ -174,7 +175,11 @@ def job_view(session: Session, job: Job) -> JobView:
         rows = session.connection().execute(query.where(col(Episode.job_id) == job.id, col(Episode.state) == "done"))
         return frozenset((iteration, seed, member) for iteration, seed, member in rows)
 
-    return JobView(spec=job.spec, done_episodes=done_episodes)
+    def seconds() -> float:
+        at = db.clock(session)
+        return at - (job.started_at or at)
+
+    return JobView(spec=job.spec, done_episodes=done_episodes, seconds=seconds)
 
 
 def _add_steps(session: Session, job: Job, plans: Iterable[StepPlan]) -> None:

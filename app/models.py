@@ -325,8 +325,12 @@ class Metric(SQLModel, table=True):
     """By name; null where it was no finite number."""
 
 
+FOLDER_KINDS = ("adapter", "model")
+"""Kinds of artifacts that are models, each a folder."""
+
+
 class Artifact(SQLModel, table=True):
-    """A file that a job made."""
+    """A file that a job made, or a folder."""
 
     __tablename__ = "artifact"
 
@@ -334,7 +338,7 @@ class Artifact(SQLModel, table=True):
     job_id: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), nullable=False, index=True))
     step_id: str
     kind: str
-    """``dataset`` or ``report``; later kinds come with their jobs."""
+    """``dataset`` or ``report``, or one of FOLDER_KINDS."""
     name: str
     """File name for people."""
     path: str
@@ -345,6 +349,11 @@ class Artifact(SQLModel, table=True):
     """Jobs whose traces or artifacts it was made from."""
     data: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
     created_at: float
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether its bytes are those of a packed folder (``app.packed``)."""
+        return self.kind in FOLDER_KINDS
 
 
 class Worker(SQLModel, table=True):
@@ -416,6 +425,10 @@ class Endpoint(SQLModel, table=True):
     """Since when no job wants what it should serve; None while one does."""
 
 
+ITS_OWN: Final = "its own"
+"""Stands for the job in a use's ``line`` while the job has no id."""
+
+
 class ModelUse(SQLModel, table=True):
     """A model that a job plays with: what its ref meant when the job was submitted."""
 
@@ -429,8 +442,9 @@ class ModelUse(SQLModel, table=True):
     adapter: str = ""
     """Name under which the adapter is served; empty without one, and for a line, whose name moves on."""
     adapter_path: str = ""
+    """Folder of the adapter; of a line, of the one that it begins from, empty for a fresh one."""
     sha256: str = ""
-    """Of the adapter; of the base when there is none and it is known."""
+    """Of the adapter; of the base when there is none and it is known; empty for a line."""
     line: str = ""
     """Job whose published versions are played with, the newest one."""
     artifact: str = ""

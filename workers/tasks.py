@@ -15,6 +15,7 @@ STEPS = {
     "play": "workers.rollout.play_step:run",
     "report": "workers.rollout.report:run",
     "filter": "workers.rollout.export:run",
+    "rl_report": "workers.rollout.report_rl:run",
     "noop": "workers.noop:run",
     "sft": "workers.trainer.sft.step:run",
     "begin": "workers.trainer.rl.step:begin",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from app.errors import UnknownKind
+from app.models import Queue
 from app.plots.base import Plot
 from app.plots.eval import EvalPlot
+from app.plots.rl import RlPlot
 from app.plots.single import SingleStep
 
 PLOTS: dict[str, Plot] = {
     "eval": EvalPlot(),
     "filter": SingleStep("filter"),
+    "sft": SingleStep("sft", Queue.TRAINER),
+    "rl": RlPlot(),
     "noop": SingleStep("noop"),  # does nothing; what the core itself costs is measured with it
 }
 

@@ -50,6 +50,8 @@ class JobView:
     """The resolved spec."""
     done_episodes: Callable[[], frozenset[EpisodeId]]
     """The job's episodes that were played to their end, in any attempt. Asked for only when needed."""
+    seconds: Callable[[], float] = lambda: 0.0
+    """How long the present attempt has run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.models import JobState, Queue, StepState
 from app.plots.base import Ending, EpisodeId, JobView, StepPlan, StepView
+from app.plots.play import apart, chunks, play_step
 from app.specs.policies import MODEL, policy_name
 
 STEPS_WANTED = 16
@@ -31,33 +32,25 @@ def policy_of(spec: dict[str, Any], member: int) -> str:
     return str(table["policies"][member // table["episodes_per_seed"]])
 
 
-def _chunks(episodes: list[EpisodeId], size: int | None, *, most: int, wanted: int) -> list[list[EpisodeId]]:
-    size = size or min(most, max(1, -(-len(episodes) // wanted)))
-    return [episodes[i : i + size] for i in range(0, len(episodes), size)]
+def _size(size: int | None, episodes: list[EpisodeId], *, most: int, wanted: int) -> int:
+    """Episodes of one step."""
+    return size or min(most, max(1, -(-len(episodes) // wanted)))
 
 
-def _shares(spec: dict[str, Any], episodes: list[EpisodeId]) -> list[tuple[str | None, list[EpisodeId]]]:
+def _shares(spec: dict[str, Any], episodes: list[EpisodeId]) -> list[tuple[str | None, Sequence[EpisodeId]]]:
     """The episodes as steps play them. Those of a model that synthq serves stand apart, under its label: an engine that serves
     one model at a time is then asked for one after the other."""
     table = spec["eval"]
     size = table.get("episodes_per_step")
     models = [label for label in table["policies"] if policy_name(label)[0] == MODEL]
     rest = [episode for episode in episodes if policy_of(spec, episode[2]) not in models]
-    shares: list[tuple[str | None, list[EpisodeId]]] = [
-        (None, chunk) for chunk in _chunks(rest, size, most=MOST_EPISODES_A_STEP, wanted=STEPS_WANTED)
-    ]
+    whole = _size(size, rest, most=MOST_EPISODES_A_STEP, wanted=STEPS_WANTED)
+    shares: list[tuple[str | None, Sequence[EpisodeId]]] = [(None, chunk) for chunk in chunks(rest, whole)]
     for label in models:
         own = [episode for episode in episodes if policy_of(spec, episode[2]) == label]
-        most = table["episodes_in_flight"]
-        shares += [(label, chunk) for chunk in _chunks(own, size, most=most, wanted=SHARES_WANTED)]
+        share = _size(size, own, most=table["episodes_in_flight"], wanted=SHARES_WANTED)
+        shares += [(label, chunk) for chunk in chunks(own, share)]
     return shares
-
-
-def _play(key: str, episodes: list[EpisodeId], label: str | None) -> StepPlan:
-    payload: dict[str, Any] = {"episodes": [list(episode) for episode in episodes]}
-    if label is not None:
-        payload["policy"] = label
-    return StepPlan(key=key, kind="play", queue=Queue.ROLLOUT, payload=payload, total=len(episodes))
 
 
 REPORT = StepPlan(key="report", kind="report", queue=Queue.DATA)
@@ -74,26 +67,15 @@ class EvalPlot:
         done = job.done_episodes()
         missing = [episode for episode in episodes_of(job.spec) if episode not in done]
         shares = _shares(job.spec, missing)
-        return [_play(f"play/{i:05d}", chunk, label) for i, (label, chunk) in enumerate(shares)] or [REPORT]
+        return [play_step(f"play/{i:05d}", chunk, label) for i, (label, chunk) in enumerate(shares)] or [REPORT]
 
     def advance(self, job: JobView, steps: Sequence[StepView]) -> list[StepPlan] | Ending:
         report = next((step for step in steps if step.kind == "report"), None)
         if report is None:
-            return self._apart(steps) or [REPORT]
+            return apart(steps) or [REPORT]
         if report.state != StepState.SUCCEEDED:
             return Ending(state=JobState.FAILED, reason=f"the report could not be made: {report.reason}")
         return self._ending(report.result or {}, steps)
-
-    def _apart(self, steps: Sequence[StepView]) -> list[StepPlan]:
-        """The episodes of a failed step, each in a step of its own: what ended the step then ends only itself."""
-        made = {step.key for step in steps}
-        alone = [
-            _play(f"{step.key}/{i}", [(episode[0], episode[1], episode[2])], step.payload.get("policy"))
-            for step in steps
-            if step.state == StepState.FAILED and len(step.payload["episodes"]) > 1
-            for i, episode in enumerate(step.payload["episodes"])
-        ]
-        return [plan for plan in alone if plan.key not in made]
 
     def _ending(self, summary: dict[str, Any], steps: Sequence[StepView]) -> Ending:
         counts = summary["episodes"]

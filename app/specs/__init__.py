@@ -11,10 +11,11 @@ Standard library and pydantic only. To add a kind: a file with its Spec, and a l
 from app.specs.base import Spec, Table
 from app.specs.eval import EvalSpec, EvalTable, PolicyConfig
 from app.specs.filter import FilterSpec, FilterTable
-from app.specs.kinds import KINDS, AnySpec
+from app.specs.kinds import KINDS, AnySpec, PlayedSpec
 from app.specs.load import Loaded, build, load, parse, read
 from app.specs.out import resolved, sha256, warnings
 from app.specs.render import to_toml
+from app.specs.rl import RlSpec
 from app.specs.schema import schema
 from app.specs.seeds import format_seeds, parse_seeds
 
@@ -26,7 +27,9 @@ __all__ = [
     "FilterSpec",
     "FilterTable",
     "Loaded",
+    "PlayedSpec",
     "PolicyConfig",
+    "RlSpec",
     "Spec",
     "Table",
     "build",

@@ -13,6 +13,8 @@ from app.specs.rl import RlSpec
 from app.specs.sft import SftSpec
 
 AnySpec = EvalSpec | FilterSpec | SftSpec | RlSpec
+PlayedSpec = EvalSpec | RlSpec
+"""The kinds whose jobs play episodes; each says with ``play`` how."""
 AnyClass = type[EvalSpec] | type[FilterSpec] | type[SftSpec] | type[RlSpec]
 KINDS: dict[str, AnyClass] = {"eval": EvalSpec, "filter": FilterSpec, "sft": SftSpec, "rl": RlSpec}
 
@@ -35,4 +37,4 @@ def kinds_in(tables: Mapping[str, Any]) -> list[str]:
     return here or [kind for kind, names in MARKS.items() if any(name in tables for name in names)]
 
 
-__all__ = ["KINDS", "AnySpec", "Spec", "kinds_in", "spec_class"]
+__all__ = ["KINDS", "AnySpec", "PlayedSpec", "Spec", "kinds_in", "spec_class"]

@@ -200,8 +200,8 @@ class RlSpec(Spec):
         """Steps of the job that may run at once."""
         return max(1, self.rollout.max_concurrent_rollouts // self.episodes_a_step)
 
-    def play(self, purpose: str = TRAIN) -> EvalTable:
-        """How an episode is played to learn from, or to try the model, in the words of an eval."""
+    def play(self, purpose: str = "") -> EvalTable:
+        """How an episode is played to try the model, or else to learn from, in the words of an eval."""
         tried = purpose == EVALUATION
         rollout = {name: getattr(self.rollout, name) for name in PlayTable.model_fields}
         if tried and self.evaluation.temperature is not None:

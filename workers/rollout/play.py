@@ -17,8 +17,8 @@ from typing import Any
 
 from app.errors import BadSnapshot, EpisodeOver, InvalidInput
 from app.records import EpisodeKey, Frame, Message, Outcome, Reply, Turn
+from app.specs import PlayedSpec
 from app.specs.crafter import CrafterConfig
-from app.specs.eval import EvalSpec
 from app.store import turns as turn_rows
 from workers.rollout import actions, envs, prompts, rewards
 from workers.rollout.envs.base import Environment, StepResult
@@ -55,9 +55,10 @@ class PlayOptions:
     sampling_seed: int = 0
 
     @classmethod
-    def of(cls, spec: EvalSpec) -> PlayOptions:
-        """The options of an eval."""
-        table, policy = spec.eval, spec.eval.policy_config
+    def of(cls, spec: PlayedSpec, purpose: str = "") -> PlayOptions:
+        """The options of a job's play, where it has several by what the play is for."""
+        table = spec.play(purpose)
+        policy = table.policy_config
         config = table.env_settings()
         crafter = table.env_config if isinstance(table.env_config, CrafterConfig) else None
         step = crafter.step_rewards if crafter else None

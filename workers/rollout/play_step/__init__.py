@@ -13,7 +13,7 @@ from typing import Any
 from app import db
 from app.plots.eval import policy_of
 from app.records import EpisodeKey
-from app.specs.eval import EvalSpec
+from app.specs import EvalTable, PlayedSpec
 from app.specs.policies import MODEL, OPENAI, policy_name
 from workers.rollout.play import PlayOptions
 from workers.rollout.play_step.round import Round
@@ -29,12 +29,15 @@ def run(context: StepContext) -> dict[str, Any]:
 
 
 async def _run(context: StepContext) -> dict[str, Any]:
-    spec: EvalSpec = context.spec
+    spec: PlayedSpec = context.spec
+    purpose, label = context.payload.get("purpose", ""), context.payload.get("policy")
     keys = [EpisodeKey(iteration=i, seed=s, member=m) for i, s, m in context.payload["episodes"]]
-    seats = [Seat(key, policy_of(context.claim.spec, key.member)) for key in keys]
+    seats = [Seat(key, label or policy_of(context.claim.spec, key.member)) for key in keys]
+    how = spec.play(purpose)
     with db.reading() as session:
         known = blocked(session, context)
-    table = Table(context=context, options=PlayOptions.of(spec), blocked=known, at_once=_at_once(spec, seats))
+    options = PlayOptions.of(spec, purpose)
+    table = Table(context=context, how=how, options=options, blocked=known, at_once=_at_once(how, seats))
     try:
         failed = await Round(table, seats).play()
     finally:
@@ -42,7 +45,7 @@ async def _run(context: StepContext) -> dict[str, Any]:
     return {"played": len(seats) - failed, "failed": failed}
 
 
-def _at_once(spec: EvalSpec, seats: list[Seat]) -> int:
+def _at_once(how: EvalTable, seats: list[Seat]) -> int:
     """Rules answer at once, so that nothing is won by others that play beside them."""
     asks = any(policy_name(seat.label)[0] in (OPENAI, MODEL) for seat in seats)
-    return min(len(seats), spec.eval.episodes_in_flight) if asks else 1
+    return min(len(seats), how.episodes_in_flight) if asks else 1

@@ -121,7 +121,7 @@ class Round:
     async def _one(self, seat: Seat, present: Episode | None) -> bool:
         """Play one episode; True when it failed, which is a row with its error and no reason to stop the others."""
         table, context = self._table, self._context
-        away = context.spec.eval.task_app_url is not None
+        away = table.how.task_app_url is not None
         sitting = Away(table, seat) if away else Sitting(table, seat, present)
         error = await failure(sitting.play())
         if error is None:

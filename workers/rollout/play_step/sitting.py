@@ -41,12 +41,11 @@ class Sitting:
             await policy.close()
 
     def _policy(self) -> Policy:
-        context, label = self._table.context, self._seat.label
-        table = context.spec.eval
-        options = table.options_of(label)
+        context, how, label = self._table.context, self._table.how, self._seat.label
+        options = how.options_of(label)
         name, _ = policy_name(label)
         if name == OPENAI:
-            options["meter"] = JobMeter(context.job_id, table.budget)
+            options["meter"] = JobMeter(context.job_id, how.budget)
         elif name == MODEL:
             options["engines"] = self._table.engines
         return policies.make(label, options)

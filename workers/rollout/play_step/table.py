@@ -15,6 +15,7 @@ from app import db, lifecycle
 from app.errors import BudgetSpent, StepBlocked
 from app.models import JobEvent
 from app.records import EpisodeKey, Turn
+from app.specs import EvalTable
 from app.specs.policies import MODEL, policy_name
 from app.store import episodes, events
 from app.store.turns import system_text, text_sha256
@@ -43,6 +44,8 @@ class Table:
     """One step's table."""
 
     context: StepContext
+    how: EvalTable
+    """How the job's spec wants episodes of this step's purpose played."""
     options: PlayOptions
     blocked: dict[str, str]
     """Policies that a step of this attempt found blocked, by label, and why: nobody asks again."""
@@ -75,14 +78,15 @@ class Table:
 
     def expect(self, label: str) -> None:
         """Raise Drain when a policy's model is served by nobody at present."""
-        if policy_name(label)[0] == MODEL and self.context.spec.eval.task_app_url is None:
+        if policy_name(label)[0] == MODEL and self.how.task_app_url is None:
             self.engines.expect(label)
 
     @property
     def app(self) -> TaskApp:
         """The spec's task app."""
         if self._app is None:
-            self._app = TaskApp(self.context.spec.eval.task_app_url)
+            assert self.how.task_app_url is not None, "asked for where the spec names one"
+            self._app = TaskApp(self.how.task_app_url)
         return self._app
 
     async def close(self) -> None:
@@ -142,7 +146,6 @@ class Table:
 
     def names(self, seat: Seat, world: Environment | None) -> dict[str, Any]:
         """The columns of an episode's row that its turns do not decide."""
-        spec = self.context.spec.eval
         return {
             "job_id": self.context.job_id,
             "step_id": self.context.step_id,
@@ -151,8 +154,8 @@ class Table:
             "member": seat.key.member,
             "env": self.options.env,
             "env_version": world.version if world else "",
-            "split": spec.split,
-            "task_id": spec.task_id,
+            "split": self.how.split,
+            "task_id": self.how.task_id,
             "policy": seat.label,
         }
 
