@@ -85,9 +85,9 @@ def grpo_turn(group: Group, options: Options) -> tuple[list[Values], float]:
         table[episode, : len(values)], alive[episode, : len(values)] = values, True
     reach = alive.sum(0)
     baseline = (table.sum(0) - table) / np.maximum(reach - 1, 1)
-    for turn in np.flatnonzero(reach < min(options.least_alive, count)):
-        for episode in np.flatnonzero(alive[:, turn]):
-            baseline[episode, turn] = _nearby(table, alive, int(episode), int(turn), options.least_alive - 1)
+    for turn in np.flatnonzero(reach < min(options.least_alive, count)).tolist():
+        for one in np.flatnonzero(alive[:, turn]).tolist():
+            baseline[one, turn] = _nearby(table, alive, one, turn, options.least_alive - 1)
     return [values - baseline[episode, : len(values)] for episode, values in enumerate(togo)], 1.0
 
 

@@ -1,0 +1,212 @@
+"""From stored turns to samples: the very tokens, log-probabilities and pictures that were there when they were sampled.
+
+No text is rendered and nothing is tokenised here, so what is learnt from is what was said. A turn whose reply could not be read
+is a sample like any other: its reward says what it was worth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from app import db
+from app.errors import InvalidInput, StepFailed
+from app.records import Outcome
+from workers.model.images import ImageReader
+from workers.model.types import Picture
+from workers.trainer.objective.advantages import Group
+from workers.trainer.rl import stored
+from workers.trainer.rl.options import TILES, Play
+from workers.trainer.rl.stored import Iteration, Played, Turn
+from workers.trainer.samples import Sample
+from workers.transport import pixels
+
+ENGINE_ERROR, NO_TOKENS, STALE = "engine_error", "no_tokens", "stale"
+"""Why a turn is no sample."""
+_VERSION: Final = re.compile(r"(?P<line>.+)-v(?P<number>\d+)(?:@[0-9a-f]+)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a sample is from."""
+
+    group: int
+    episode: int
+    """In its group."""
+    turn: int
+    """In its episode."""
+    staleness: int
+    """Updates between the policy that sampled it and the one that is updated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """An iteration's play, ready for the trainer."""
+
+    samples: tuple[Sample, ...]
+    """By seed, member and turn; without advantages."""
+    places: tuple[Place, ...]
+    """Of each sample."""
+    groups: tuple[Group, ...]
+    """Every turn's reward, also of those that are no samples."""
+    left_out: Mapping[str, int]
+    """Turns that are no samples, by reason."""
+    figures: Mapping[str, float]
+    """How the episodes went."""
+
+
+def collect(job_id: str, iteration: int, play: Play, *, version: int, images: ImageReader, image_id: int) -> Collected:
+    """The samples of an iteration, for an update of the job's version ``version``.
+
+    ``images`` reads pictures as the model's folder says, ``image_id`` is the token that stands for a piece of one. Raises
+    StepFailed, with the turn, for one that is not what it was when it was sampled.
+    """
+    with db.reading() as session:
+        found = stored.read(session, job_id, iteration, play.split)
+        wanted = {sha256 for each in found.episodes for turn in each.turns for sha256 in turn.pictures}
+        pngs = stored.frames(session, wanted)
+    shown = _Shown(pngs, play, images)
+    groups, samples, places = _groups(found.episodes), [], []
+    left_out: Counter[str] = Counter()
+    for group, episodes in enumerate(groups):
+        for place, episode in enumerate(episodes):
+            for at, turn in enumerate(episode.turns):
+                age = _age(turn, job_id, version)
+                if (why := _why_not(turn, age, play.staleness)) is not None:
+                    left_out[why] += 1
+                    continue
+                samples.append(_sample(turn, play, shown, image_id))
+                places.append(Place(group=group, episode=place, turn=at, staleness=age))
+    return Collected(
+        samples=tuple(samples),
+        places=tuple(places),
+        groups=tuple(_group(episodes) for episodes in groups),
+        left_out=left_out,
+        figures={**_figures(found), **_ages(places, samples, left_out)},
+    )
+
+
+def _groups(episodes: Iterable[Played]) -> list[list[Played]]:
+    """Episodes of one seed stand together."""
+    by_seed: defaultdict[int, list[Played]] = defaultdict(list)
+    for episode in episodes:
+        by_seed[episode.seed].append(episode)
+    return list(by_seed.values())
+
+
+def _group(episodes: Sequence[Played]) -> Group:
+    return Group(
+        rewards=tuple(np.array([turn.reward for turn in episode.turns], np.float64) for episode in episodes),
+        # where the world does not tell its state, what was seen of it stands for it
+        states=tuple(tuple(turn.state or turn.frame for turn in episode.turns) for episode in episodes),
+    )
+
+
+def _age(turn: Turn, job_id: str, version: int) -> int:
+    """Updates since the policy that answered; 0 where none did."""
+    if turn.outcome == Outcome.ENGINE_ERROR:
+        return 0
+    found = _VERSION.fullmatch(turn.version)
+    if found is None or found["line"] != job_id:
+        raise StepFailed(f"{turn.name} was answered by {turn.version!r}, which is no version of the adapter that {job_id} trains")
+    if (age := version - int(found["number"])) < 0:
+        raise StepFailed(f"{turn.name} was answered by version {found['number']}, and the newest is version {version}")
+    return age
+
+
+def _why_not(turn: Turn, age: int, most: int) -> str | None:
+    if turn.outcome == Outcome.ENGINE_ERROR:
+        return ENGINE_ERROR
+    if not turn.prompt_ids or not turn.output_ids or not turn.logprobs:
+        return NO_TOKENS
+    return STALE if age > most else None
+
+
+def _sample(turn: Turn, play: Play, shown: _Shown, image_id: int) -> Sample:
+    prompt, output, logprobs = turn.prompt_ids or [], turn.output_ids or [], turn.logprobs or []
+    if len(logprobs) != len(output):
+        raise StepFailed(f"{turn.name} has {len(output)} tokens and {len(logprobs)} log-probabilities; each token has one")
+    pictures = shown.of(turn)
+    has, wanted = prompt.count(image_id), sum(map(shown.images.tokens, pictures))
+    if has != wanted:
+        raise StepFailed(f"the prompt of {turn.name} has {has} image tokens, and its {len(pictures)} pictures are {wanted}")
+    return Sample(
+        key=turn.name,
+        ids=(*prompt, *output),
+        targets=tuple(range(len(prompt), len(prompt) + len(output))),
+        pictures=pictures,
+        temperature=play.temperature,
+        logprobs=np.array(logprobs, np.float32),
+    )
+
+
+class _Shown:
+    """Stored frames as the model saw them."""
+
+    def __init__(self, pngs: Mapping[str, bytes], play: Play, images: ImageReader) -> None:
+        self.images = images
+        self._pngs, self._upscale_to = pngs, play.upscale_to
+        self._read: dict[str, Picture] = {}
+
+    def of(self, turn: Turn) -> tuple[Picture, ...]:
+        """The pictures of a turn's prompt."""
+        return tuple(self._picture(sha256, turn) for sha256 in turn.pictures)
+
+    def _picture(self, sha256: str, turn: Turn) -> Picture:
+        if sha256 not in self._read:
+            if sha256 not in self._pngs:
+                raise StepFailed(f"{turn.name} shows frame {sha256}, and it is not stored")
+            try:
+                self._read[sha256] = self.images.read(self._sent(self._pngs[sha256]))
+            except InvalidInput as error:
+                raise StepFailed(f"{turn.name} shows frame {sha256}, which cannot be read: {error}") from error
+        return self._read[sha256]
+
+    def _sent(self, png: bytes) -> bytes:
+        """What went to the engine for a stored frame."""
+        if self._upscale_to is None:
+            return png
+        return pixels.encode_png(pixels.upscale(pixels.decode_png(png), self._upscale_to, tiles=TILES))
+
+
+def _figures(found: Iteration) -> dict[str, float]:
+    """Means over episodes, and shares of turns."""
+    episodes = found.episodes
+    if not episodes:
+        return {"episodes": 0.0, "episodes_missing": float(found.missing)}
+    turns = [turn for episode in episodes for turn in episode.turns]
+    outcomes = Counter(turn.outcome for turn in turns)
+    unread = sum(outcomes[outcome] for outcome in (Outcome.PARSE_ERROR, Outcome.NO_TOOL_CALL, Outcome.TRUNCATED))
+    rewards = sorted({name for episode in episodes for name in episode.returns})
+    return {
+        "episodes": float(len(episodes)),
+        "episodes_missing": float(found.missing),
+        "return": _mean(sum(turn.reward for turn in episode.turns) for episode in episodes),
+        "achievements": _mean(episode.unlocked for episode in episodes),
+        "turns": _mean(len(episode.turns) for episode in episodes),
+        "length": _mean(episode.length for episode in episodes),
+        "invalid_share": unread / len(turns),
+        **{f"return/{name}": _mean(episode.returns.get(name, 0.0) for episode in episodes) for name in rewards},
+        **{f"outcome/{name}": count / len(turns) for name, count in sorted(outcomes.items())},
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _ages(places: Sequence[Place], samples: Sequence[Sample], left_out: Mapping[str, int]) -> dict[str, float]:
+    """How old the samples are, how long, and how many turns are none."""
+    ages = Counter(place.staleness for place in places)
+    return {
+        "samples": float(len(samples)),
+        "tokens/prompt": float(sum(sample.targets[0] for sample in samples)),
+        "tokens/reply": float(sum(len(sample.targets) for sample in samples)),
+        **{f"staleness/{age}": float(count) for age, count in sorted(ages.items())},
+        **{f"left_out/{why}": float(left_out.get(why, 0)) for why in (ENGINE_ERROR, NO_TOKENS, STALE)},
+    }

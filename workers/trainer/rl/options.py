@@ -1,0 +1,135 @@
+"""What an rl job's spec says to the trainer. The one place that reads it here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from app.specs.crafter import CrafterConfig
+from app.specs.rl import RlSpec
+from workers.trainer.learner.settings import Lora, Settings
+from workers.trainer.objective import advantages, losses
+
+TILES: Final = 9
+"""Tiles along a side of Crafter's picture, for the upscale; held equal to the environment's by a test."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Play:
+    """How the job's episodes were played, as far as a sample shows it."""
+
+    split: str
+    """Of the episodes that are learnt from."""
+    reward: str
+    """Name of the reward that counts."""
+    temperature: float
+    upscale_to: int | None
+    """Side in pixels of the pictures that the model was sent; None: as stored."""
+    staleness: int
+    """Updates that a sample may be old."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gates:
+    """When something looks wrong."""
+
+    parity_warn: float
+    parity_stop: float
+    """Distances (KL, in nats by token) between sampler and trainer."""
+    blank_every: int
+    """Iterations between two checks with blank pictures; 0: never."""
+    min_entropy: float | None
+    max_kl: float | None
+    max_invalid_share: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What an update does."""
+
+    play: Play
+    gates: Gates
+    estimator: str
+    advantages: advantages.Options
+    loss: str
+    losses: losses.Options
+    seed: int
+    """Keys the order of the samples."""
+    passes: int
+    """How often each sample is learnt from."""
+    step_episodes: int
+    """Episodes of an optimizer step."""
+    batch_episodes: int
+    """Episodes that are computed together."""
+    keep: int
+    """Newest checkpoints that stay."""
+
+    @classmethod
+    def of(cls, spec: RlSpec) -> Options:
+        """The options of a job."""
+        algorithm, training, gates = spec.algorithm, spec.training, spec.gates
+        return cls(
+            play=_play(spec),
+            gates=Gates(
+                parity_warn=gates.parity_warn,
+                parity_stop=gates.parity_stop,
+                blank_every=gates.blank_frames_every if spec.rollout.policy_config.use_vision else 0,
+                min_entropy=gates.min_entropy,
+                max_kl=gates.max_kl,
+                max_invalid_share=gates.max_invalid_share,
+            ),
+            estimator=algorithm.estimator,
+            advantages=advantages.Options(discount=algorithm.discount, least_spread=algorithm.least_spread),
+            loss=algorithm.loss,
+            losses=losses.Options(
+                clip_low=algorithm.clip_low,
+                clip_high=algorithm.clip_high,
+                cap=algorithm.tis_cap,
+                mask_low=algorithm.mask_low,
+                mask_high=algorithm.mask_high,
+                kl_weight=algorithm.kl_beta,
+            ),
+            seed=training.seed,
+            passes=training.passes,
+            step_episodes=-(-spec.rollout.episodes // spec.updates),
+            batch_episodes=training.batch_size,
+            keep=spec.checkpoint.keep,
+        )
+
+
+def _play(spec: RlSpec) -> Play:
+    table = spec.play()
+    config = table.env_config
+    return Play(
+        split=table.split,
+        reward=table.reward,
+        temperature=table.temperature,
+        upscale_to=config.upscale_to if isinstance(config, CrafterConfig) else None,
+        staleness=spec.training.staleness,
+    )
+
+
+def settings(spec: RlSpec, base: str, adapter: str) -> Settings:
+    """What the job's learner is made with: on ``base``, beginning from the adapter in a folder; empty: from none."""
+    training, lora, steps = spec.training, spec.lora, spec.optimizer_steps
+    checkpointing = training.gradient_checkpointing
+    return Settings(
+        base=base,
+        mode=spec.model.trainer_mode,
+        lora=Lora(r=lora.r, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.layers),
+        adapter=adapter,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=round(training.warmup_ratio * steps),
+        total_steps=steps,
+        schedule=training.schedule,
+        betas=(training.adam_beta1, training.adam_beta2),
+        eps=training.adam_eps,
+        max_grad_norm=training.max_grad_norm,
+        gradient_checkpointing=torch.cuda.is_available() if checkpointing is None else checkpointing,
+        dtype="auto" if training.bf16 is None else "bfloat16" if training.bf16 else "float32",
+        seed=training.seed,
+        tokens_per_pass=training.tokens_per_pass,
+    )

@@ -1,0 +1,146 @@
+"""The steps ``begin`` and ``update`` of an rl job: the child computes; what it made is written down, published and waited for.
+
+Each may run twice. The child tells again what it has done; a version is published under the number that it must have; and the
+points of metrics take the place of those that are there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlmodel import Session, col, select
+
+from app import artifacts, broker, db
+from app.endpoints import publish, use_of
+from app.errors import StepFailed
+from app.models import AdapterVersion, Job, ModelUse, VersionState
+from app.specs.rl import RlSpec
+from app.store import events, metrics
+from workers.runner import Drain, StepContext
+from workers.trainer import resident
+from workers.trainer.rl.runs import BEGIN, Runs
+
+LIVE_S: Final = 60.0
+"""How long an update waits for its version to go live before it makes room for other work."""
+LOOK_S: Final = 0.1
+AGAIN_S: Final = 5.0
+SCOPE: Final = "update"
+"""Of the metrics of updates; the index is the iteration."""
+
+
+def begin(context: StepContext) -> dict[str, Any]:
+    """Make what training begins from, and publish it; of a job that is tried again, what its last update made.
+
+    Gives how many updates are done already, as ``updates``.
+    """
+    use, runs = _use(context), Runs(context.job_id)
+    told = _ask(context, "begin", use)
+    done = runs.updates
+    if done:
+        told = runs.result(done - 1) or told
+    seconds = _take_live(context, use, done - 1 if done else BEGIN, told)
+    return {"updates": done, "version": done + 1, "seconds": round(seconds, 3)}
+
+
+def update(context: StepContext) -> dict[str, Any]:
+    """Learn from an iteration's play, publish what came of it, and wait until that is what plays."""
+    iteration: int = context.payload["iteration"]
+    use = _use(context)
+    told = _ask(context, "run", use, iteration=iteration, version=iteration + 1)
+    seconds = _take_live(context, use, iteration, told)
+    with context.write() as session:
+        metrics.record(session, context.job_id, SCOPE, iteration, {**told["figures"], "seconds/publish": seconds})
+    spec: RlSpec = context.spec
+    if told["stop"] or iteration == spec.iterations - 1:
+        _keep(context, use, iteration, told)
+    return {"version": iteration + 2, "stop": told["stop"], "warnings": told["warnings"]}
+
+
+def _use(context: StepContext) -> ModelUse:
+    """What the job trains, as it was settled when it was submitted."""
+    with db.reading() as session:
+        use = use_of(session, context.job_id, context.spec.label)
+        if use is None:
+            raise StepFailed(f"job {context.job_id} has no model named {context.spec.label!r}; was it submitted as it is now?")
+        session.expunge(use)
+        return use
+
+
+def _ask(context: StepContext, what: str, use: ModelUse, **more: Any) -> dict[str, Any]:
+    """Have the child do it."""
+    args = {"job": context.job_id, "spec": context.claim.spec, "base": use.base, "adapter": use.adapter_path, **more}
+
+    def told(event: dict[str, Any]) -> None:
+        if event["total"]:
+            context.progress(event["done"], event["total"])
+        else:
+            with context.write():
+                pass  # a sign that it goes on
+
+    with resident.child() as child:
+        return child.call(f"workers.trainer.rl.update:{what}", args, on_event=told, check=context.check)
+
+
+def _take_live(context: StepContext, use: ModelUse, iteration: int, told: Mapping[str, Any]) -> float:
+    """Publish what an update made, write down what it told, and wait until it is live; gives how long that took in seconds."""
+    version, line = iteration + 2, context.job_id
+    with context.write() as session:
+        is_new = session.get(AdapterVersion, (line, version)) is None
+        publish.publish(session, line, use.base, told["path"], sha256=told["sha256"], version=version)
+        if is_new and iteration != BEGIN:
+            _write_down(session, context, iteration, told)
+    broker.nudge()
+    begun = time.monotonic()
+    while not _is_live(line, version):
+        context.check()
+        if time.monotonic() - begun > LIVE_S:
+            raise Drain(f"no engine has loaded version {version} of the adapter within {LIVE_S:g} s", pause_s=AGAIN_S)
+        time.sleep(LOOK_S)
+    return time.monotonic() - begun
+
+
+def _write_down(session: Session, context: StepContext, iteration: int, told: Mapping[str, Any]) -> None:
+    figures = told["figures"]
+    metrics.record(session, context.job_id, SCOPE, iteration, figures)
+    for warning in told["warnings"]:
+        events.append(session, context.job_id, "update.warning", warning, level="warning", step_id=context.step_id)
+    message = f"update {iteration}: {_in_short(figures)}"
+    events.append(session, context.job_id, "update.done", message, step_id=context.step_id, data={"figures": figures})
+    if told["stop"]:
+        stopped = f"training stops after update {iteration}: {told['stop']}"
+        events.append(session, context.job_id, "update.stop", stopped, level="warning", step_id=context.step_id)
+
+
+def _in_short(figures: Mapping[str, float]) -> str:
+    """The few figures that tell how it goes."""
+    shown = (("return", "return", ".3f"), ("achievements", "achievements", ".3f"), ("loss", "loss", ".4f"))
+    more = (("entropy", "entropy", ".3f"), ("kl_update", "KL", ".2g"), ("samples_trained", "samples", ",.0f"))
+    parts = [f"{name} {figures[key]:{form}}" for key, name, form in (*shown, *more) if key in figures]
+    return ", ".join([*parts, f"{figures['seconds/call']:.1f} s"])
+
+
+def _is_live(line: str, version: int) -> bool:
+    """Whether a version is, or a newer one is. Raises StepFailed for one that cannot be served."""
+    with db.reading() as session:
+        rows = session.exec(select(AdapterVersion).where(AdapterVersion.line == line, col(AdapterVersion.version) >= version))
+        found = {row.version: (row.state, row.reason) for row in rows}
+    state, reason = found[version]
+    if state == VersionState.FAILED:
+        raise StepFailed(f"version {version} of the adapter cannot be served: {reason}")
+    return any(state == VersionState.LIVE for state, _ in found.values())
+
+
+def _keep(context: StepContext, use: ModelUse, iteration: int, told: Mapping[str, Any]) -> None:
+    """Make an artifact of the adapter that training ends with."""
+    runs = Runs(context.job_id)
+    data = {"base": use.base, "iteration": iteration, "version": iteration + 2, "sha256": told["sha256"]}
+    with db.reading() as session:
+        job = session.get(Job, context.job_id)
+        name = (job.name if job else None) or context.spec.model.label or "adapter"
+    made = artifacts.store_folder(
+        runs.adapter(iteration), job_id=context.job_id, step_id=context.step_id, kind="adapter", name=name, data=data
+    )
+    with context.write() as session:
+        artifacts.record(session, made)
