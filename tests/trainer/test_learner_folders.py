@@ -32,9 +32,10 @@ def plain(tiny_model: Path) -> Any:
 
 
 def train(one: Learner, plain: Any, steps: range) -> list[dict[str, float]]:
-    """Steps whose samples depend on their number alone."""
+    """Steps whose samples depend on their number alone; one picture comes in all of them, beside others each time."""
     told = []
     for step in steps:
+        one.accumulate([sample(plain, 1), *(sample(plain, 50 + i) for i in range(step % 3))], imitate)
         for half in range(2):
             one.accumulate([sample(plain, 100 * step + 10 * half + i, tokens=10 + 5 * i) for i in range(3)], imitate)
         told.append(one.step())
@@ -53,6 +54,7 @@ def test_a_restored_learner_takes_the_same_steps_to_the_bit(tiny_model: Path, pl
     undisturbed = learner(tiny_model, **SETTINGS[mode], **SCHEDULE)
     train(undisturbed, plain, range(3))
     undisturbed.save(tmp_path / "three", {"epoch": 1, "seen": ["a"]})
+    assert len(undisturbed._sights.cache) == 0, "a restored one computes anew what this one would take as it was computed"
     rest = train(undisturbed, plain, range(3, 6))
 
     restored = learner(tiny_model, **SETTINGS[mode], **SCHEDULE)

@@ -43,6 +43,18 @@ def test_log_probabilities_are_those_of_transformers(fresh: Learner, plain: Any)
         assert np.abs(told - plain_logprobs(plain.model, plain, one)).max() < TOLERANCE
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_target_after_an_image_token_is_scored_right_in_a_model_of_few_layers(tiny_model: Path, layers: int) -> None:
+    """Where the last layer is one that is given more of the pictures, and where it is not."""
+    few, plain = learner(tiny_model), load(tiny_model, device="cpu")
+    for model in (few.loaded.model, plain.model):
+        model.model.language_model.layers = model.model.language_model.layers[:layers]
+    one = sample(plain, 1)
+    seen = [place for place, token in enumerate(one.ids) if token == plain.image_id]
+    one = replace(one, targets=(seen[-1] + 1, *one.targets))
+    assert np.abs(few.logprobs([one])[0] - plain_logprobs(plain.model, plain, one)).max() < TOLERANCE
+
+
 @pytest.mark.parametrize("temperature", [0.3, 1.7])
 def test_they_are_of_the_distribution_at_the_sample_s_temperature(fresh: Learner, plain: Any, temperature: float) -> None:
     samples = [replace(one, temperature=temperature) for one in mixed(plain)]

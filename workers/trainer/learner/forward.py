@@ -77,12 +77,18 @@ class Forward:
             states = states.flatten(0, 1).index_copy(0, batch.pictured, seen[0]).view(shape)
             deep = list(seen[1:])
         turned = self._text.rotary_emb(states, batch.positions)
-        for depth, layer in enumerate(self._text.layers):
+        layers = self._text.layers
+        for depth, layer in enumerate(layers):
+            if depth == len(layers) - 1 and depth >= len(deep):
+                return self._normed(self._again(_last, layer, states, turned, batch.before))
             states = self._again(layer, states, position_embeddings=turned, attention_mask=None)
             if depth < len(deep):
                 states = states.flatten(0, 1).index_add(0, batch.pictured, deep[depth].to(states.dtype)).view(shape)
-        kept: Tensor = self._text.norm(states.flatten(0, 1)[batch.before])
-        return kept
+        return self._normed(states.flatten(0, 1)[batch.before])
+
+    def _normed(self, states: Tensor) -> Tensor:
+        normed: Tensor = self._text.norm(states)
+        return normed
 
     def _scores(self, states: Tensor, batch: Batch) -> Scores:
         most = max(1, LOGITS // self._vocabulary)
@@ -106,3 +112,10 @@ class Forward:
             entropy = -(told.exp() * told).sum(-1)
             likeliest = chosen >= told.amax(-1)
         return chosen, entropy, likeliest
+
+
+def _last(layer: Any, states: Tensor, turned: tuple[Tensor, Tensor], before: Tensor) -> Tensor:
+    """[N, W]: what the last layer makes of the tokens before targets. Nothing looks at what its second half makes of others."""
+    found, _ = layer.self_attn(layer.input_layernorm(states), position_embeddings=turned, attention_mask=None)
+    kept: Tensor = (states + found).flatten(0, 1)[before]
+    return kept + layer.mlp(layer.post_attention_layernorm(kept))

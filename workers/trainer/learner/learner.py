@@ -63,7 +63,7 @@ class Learner:
         return sum(weight.numel() for weight in self._weights.values())
 
     def forget_pictures(self) -> None:
-        """Hold nothing of pictures that were seen, so that what comes does not depend, in its last digits, on what went before."""
+        """Hold nothing of pictures that were seen, so that the last digits of what comes do not depend on what went before."""
         self._sights.cache.clear()
 
     # -- samples --------------------------------------------------------------------------------------------------------
@@ -221,11 +221,13 @@ class Learner:
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write all that is needed to go on exactly from here, whole or not at all; ``extra`` are JSON values for the caller.
 
-        It is between steps that a learner is saved: gradients that have not been stepped with are not part of it. Raises
-        InvalidInput when there is something at ``folder`` already.
+        It is between steps that a learner is saved: gradients that have not been stepped with are not part of it. Afterwards it
+        is what one is that was restored, pictures forgotten too. Raises InvalidInput when there is something at ``folder``
+        already.
         """
         if self._passes:
             raise InvalidInput(f"{self._passes} passes have been added up since the last step; step before saving")
+        self.forget_pictures()
         facts = {"mode": self.settings.mode, "base_sha256": self.loaded.sha256, "steps": self.steps, "extra": dict(extra or {})}
         self._by_first(lambda: checkpoint.write(folder, facts, self._weights, self._optimizer.moments()))
 
@@ -237,6 +239,7 @@ class Learner:
                 raise BadModel(f"{folder} is of another learner: its {name} is {facts.get(name)!r}, and here it is {mine!r}")
         checkpoint.load_weights(self._weights, found, folder)
         self._optimizer.recall(moments)
+        self.forget_pictures()
         self.steps, self._passes = int(facts["steps"]), 0
         extra: dict[str, Any] = facts["extra"]
         return extra

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import warnings
@@ -43,10 +44,11 @@ def prepare(settings: Settings) -> Prepared:
     if settings.mode == "qlora":
         _check_quantised()
     loaded = load(settings.base, device=device, dtype=_held_in(settings, device))
+    model: Any = loaded.model
     if loaded.dtype is torch.float16:  # small gradients are 0 in it
-        loaded = replace(loaded, model=loaded.model.to(torch.bfloat16), dtype=torch.bfloat16)
+        loaded = replace(loaded, model=model.to(torch.bfloat16), dtype=torch.bfloat16)
     if settings.mode == "full":
-        loaded.model.requires_grad_(True)
+        model.requires_grad_(True)
         return Prepared(loaded=loaded, adapted=None, dtype=_computed_in(settings, loaded))
     if settings.mode == "qlora":
         _quantise(loaded)
@@ -94,10 +96,11 @@ def _adapted(loaded: Loaded, settings: Settings) -> Any:
         rank, alpha, names = begun.rank, begun.scale * begun.rank, sorted(begun.weights)
     else:
         rank, alpha, names = lora.r, lora.alpha, chosen(lora.target_modules, model)
+    whole: Any = int(alpha) if alpha == int(alpha) else alpha
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=rank,
-        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
+        lora_alpha=whole,
         lora_dropout=lora.dropout,
         target_modules=pattern(names, model),
     )
@@ -127,8 +130,7 @@ def _check_quantised() -> None:
 
 def _quantise(loaded: Loaded) -> None:
     """Hold the linear layers of the language model in 4 bits (NF4)."""
-    import bitsandbytes
-
+    bitsandbytes = importlib.import_module("bitsandbytes")
     model: Any = loaded.model
     for name in language_layers(model.config):
         parent, _, child = name.rpartition(".")
