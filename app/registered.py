@@ -6,11 +6,11 @@ package with an environment or a policy is installed where the server runs as we
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 
 from app.errors import Problem, SpecProblems, did_you_mean
-from app.specs import AnySpec, crafter
-from app.specs.eval import EvalSpec
+from app.specs import AnySpec, EvalSpec, RlSpec, crafter
 from app.specs.policies import POLICIES, policy_name
 
 ENVIRONMENTS = "synthq.environments"
@@ -30,18 +30,19 @@ def policies() -> frozenset[str]:
 
 def check(spec: AnySpec) -> None:
     """Raise SpecProblems for names that nothing here goes by."""
-    if not isinstance(spec, EvalSpec):
-        return
-    problems = [
-        _unknown(key, what, name, known)
-        for key, what, name, known in [
-            ("eval.env", "environment", spec.eval.env, environments()),
-            *(("eval.policies", "policy", policy_name(label)[0], policies()) for label in spec.eval.policies),
-        ]
-        if name not in known
-    ]
+    problems = [_unknown(key, what, name, known) for key, what, name, known in _named(spec) if name not in known]
     if problems:
         raise SpecProblems(problems)
+
+
+def _named(spec: AnySpec) -> Iterator[tuple[str, str, str, frozenset[str]]]:
+    """Key, what it names, the name, and the names that there are."""
+    if isinstance(spec, EvalSpec):
+        yield "eval.env", "environment", spec.eval.env, environments()
+        for label in spec.eval.policies:
+            yield "eval.policies", "policy", policy_name(label)[0], policies()
+    elif isinstance(spec, RlSpec):
+        yield "rollout.env", "environment", spec.rollout.env, environments()
 
 
 def _unknown(key: str, what: str, name: str, known: frozenset[str]) -> Problem:

@@ -11,11 +11,13 @@ from sqlmodel import Session
 
 from app.errors import ImportNotFound, NotFound, Problem, SpecProblems
 from app.models import Job
-from app.specs import AnySpec, EvalSpec, FilterSpec, FilterTable, parse
+from app.specs import AnySpec, FilterSpec, FilterTable, PlayedSpec, parse
 from app.specs.filter import STORE
 from app.specs.policies import policy_name
 from app.store import imports, jobs
 
+PLAY = ("eval", "rl")
+"""Kinds of the jobs that play episodes."""
 NO_PROMPT = ("random", "scripted")
 """Policies that read no prompt, so that none is stored where its picture is not."""
 
@@ -34,9 +36,10 @@ def jobs_read(session: Session, table: FilterTable) -> list[Job] | None:
     return [job for id in brought if (job := session.get(Job, id)) is not None]
 
 
-def unfit(spec: EvalSpec, policy: str, *, include_images: bool) -> str | None:
+def unfit(spec: PlayedSpec, policy: str, *, include_images: bool) -> str | None:
     """What a policy's episodes of a job lack to become lines with pictures, or without; None when they lack nothing."""
-    shown, kept = spec.eval.policy_config, spec.eval.save_frames == "all"
+    how = spec.play()
+    shown, kept = how.policy_config, how.save_frames == "all"
     if include_images and not shown.use_vision:
         return "was played without pictures (use_vision = false)"
     if include_images and not kept:
@@ -71,8 +74,9 @@ def _problems(session: Session, table: FilterTable) -> Iterator[Problem]:
         except NotFound as error:
             yield Problem(key=key, message=str(error))
             continue
-        if job.kind != "eval":
-            yield Problem(key=key, message=f"job {_called(job)} is a {job.kind} job, and only eval jobs have episodes to filter")
+        if job.kind not in PLAY:
+            message = f"job {_called(job)} is of the kind {job.kind}, and only {' and '.join(PLAY)} jobs have episodes to filter"
+            yield Problem(key=key, message=message)
         elif brought is not None and job.id not in brought:
             yield Problem(key=key, message=f"job {_called(job)} did not come with {table.db}; leave out db or the job")
         else:
@@ -82,11 +86,12 @@ def _problems(session: Session, table: FilterTable) -> Iterator[Problem]:
 def _disagreement(job: Job, key: str, table: FilterTable) -> Iterator[Problem]:
     """A problem when none of the job's episodes can become a line with pictures, or without."""
     spec = parse(job.kind, job.spec)
-    assert isinstance(spec, EvalSpec), "its kind is eval"
-    lacks = [unfit(spec, policy, include_images=table.include_images) for policy in spec.eval.policies]
+    assert isinstance(spec, PlayedSpec), "it plays episodes"
+    policies = spec.play().policies
+    lacks = [unfit(spec, policy, include_images=table.include_images) for policy in policies]
     if lacks[0] is None or None in lacks:
         return
-    other = unfit(spec, spec.eval.policies[0], include_images=not table.include_images)
+    other = unfit(spec, policies[0], include_images=not table.include_images)
     wanted = "true" if table.include_images else "false"
     way_out = "play it again with its frames kept"
     if other is None:

@@ -7,15 +7,15 @@ trains. Nothing is loaded.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlmodel import Session
 
 from app import db, model_refs
 from app.errors import BadModel, InvalidInput, NotFound, Problem, SpecProblems
-from app.models import ENDED, Artifact, Job
-from app.specs import AnySpec
+from app.models import ENDED, ITS_OWN, Artifact, Job
+from app.specs import AnySpec, RlSpec
 from app.specs.engine import ARTIFACT_ID
 from app.specs.sft import JOB, SftSpec, SftTable
 from app.store import jobs, traces
@@ -39,6 +39,10 @@ class Start:
     adapter_sha256: str = ""
     parents: tuple[str, ...] = ()
     """Jobs that made the one or the other."""
+    artifact: str = ""
+    """Of the adapter, or of the base where there is none."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the folder says of itself, as ``model_refs.Resolved`` has it."""
 
 
 def start(session: Session, *, model: str | None, warm: str | None) -> Start:
@@ -65,7 +69,14 @@ def start(session: Session, *, model: str | None, warm: str | None) -> Start:
 
 
 def _begin(found: model_refs.Resolved, parents: tuple[str, ...]) -> Start:
-    return Start(base=found.base, adapter=found.adapter_path, adapter_sha256=found.sha256, parents=parents)
+    return Start(
+        base=found.base,
+        adapter=found.adapter_path,
+        adapter_sha256=found.sha256,
+        parents=parents,
+        artifact=found.artifact,
+        facts=found.facts,
+    )
 
 
 def _resolved(session: Session, ref: str) -> tuple[model_refs.Resolved, tuple[str, ...]]:
@@ -158,6 +169,45 @@ def _problems(session: Session, table: SftTable) -> Iterator[Problem]:
             )
     except (BadModel, NotFound) as error:
         yield Problem(key=key, message=str(error))
+
+
+def learner(spec: RlSpec) -> Start:
+    """What an rl spec begins from. Raises SpecProblems. Reads adapters: call it outside of writes."""
+    model = spec.model
+    key = next(key for key in ("warmstart_from", "source", "base") if getattr(model, key) is not None)
+    try:
+        with db.reading() as session:
+            found = start(session, model=model.base, warm=model.warmstart_from or model.source)
+    except (BadModel, NotFound) as error:
+        raise SpecProblems([Problem(key=f"model.{key}", message=str(error))]) from None
+    rank = found.facts.get("rank", 0)
+    if rank > spec.vllm.max_lora_rank:
+        message = f"{spec.vllm.max_lora_rank} is below the rank of the adapter {found.adapter}; write {rank} or more"
+        raise SpecProblems([Problem(key="vllm.max_lora_rank", message=message)])
+    return found
+
+
+def use(spec: RlSpec, begin: Start) -> dict[str, Any]:
+    """The row of ``model_use`` of an rl job, without the job's id: the versions that it publishes, on its base."""
+    return {
+        "label": spec.label,
+        "base": begin.base,
+        "adapter_path": begin.adapter,
+        "line": ITS_OWN,
+        "artifact": begin.artifact,
+        "engine": spec.rollout.engine,
+        "options": spec.vllm.model_dump(mode="json"),
+        "facts": begin.facts.get("base_facts", {}) if begin.adapter else begin.facts,
+    }
+
+
+def cautions(spec: RlSpec, begin: Start) -> Iterator[str]:
+    """What is done otherwise because of what training begins from."""
+    rank, alpha = begin.facts.get("rank"), begin.facts.get("alpha")
+    if begin.adapter and (rank, alpha) != (spec.lora.r, spec.lora.alpha):
+        yield f"lora: the adapter that it begins from keeps its rank {rank}, alpha {alpha:g} and layers: {begin.adapter}"
+    if spec.model.warmstart_from is not None and not begin.adapter:
+        yield f"model.base: {spec.model.warmstart_from} is a whole model, {begin.base}, which takes its place"
 
 
 def _data_fault(session: Session, ref: str) -> str | None:

@@ -331,7 +331,7 @@ def test_an_empty_choice_for_want_of_readable_replies_says_so(played: Job) -> No
 
 def test_a_job_that_plays_nothing_is_no_source(played: Job) -> None:
     made = run_spec(filter_tables(jobs=[played.id], limit=1))
-    assert "only eval jobs have episodes" in why(jobs=[made.id])
+    assert "only eval and rl jobs have episodes" in why(jobs=[made.id])
     assert "no job matches 'gone'" in why(jobs=["gone"])
 
 

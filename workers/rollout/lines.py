@@ -16,7 +16,8 @@ from typing import Any
 from app.errors import BadFrame, StepFailed
 from app.models import FrameRow, Job, TurnRow
 from app.records import ImagePart, Message, Part, Reply, TextPart, ToolCall
-from app.specs import EvalSpec, parse
+from app.sources import PLAY
+from app.specs import PlayedSpec, parse
 from app.specs.crafter import CrafterConfig
 from workers.rollout import actions, envs, lengths, prompts
 from workers.rollout.actions import ReplyFormat
@@ -81,9 +82,9 @@ class Line:
 def played(job: Job) -> Played:
     """How a job's episodes were played. Raises StepFailed for a job that plays none."""
     spec = parse(job.kind, job.spec)
-    if not isinstance(spec, EvalSpec):
-        raise StepFailed(f"job {job.id} is of the kind {job.kind!r}, and only eval jobs have episodes to filter")
-    options, config = PlayOptions.of(spec), spec.eval.env_config
+    if not isinstance(spec, PlayedSpec):
+        raise StepFailed(f"job {job.id} is of the kind {job.kind!r}, and only {' and '.join(PLAY)} jobs have episodes to filter")
+    options, config = PlayOptions.of(spec), spec.play().env_config
     env = envs.make(options.env, dict(options.env_config))
     with_tools = options.prompt.reply_format == "tool_call"
     return Played(

@@ -11,7 +11,8 @@ from sqlmodel import Session, col, select
 
 from app.errors import StepFailed
 from app.models import Episode, Job
-from app.specs import EvalSpec, parse
+from app.sources import PLAY
+from app.specs import PlayedSpec, parse
 from workers.rollout.selection.looks import Look, looks
 
 ROWS_A_FETCH = 1000
@@ -42,7 +43,7 @@ class Candidate:
     """What judges gave it."""
     created_at: float
     sha256: str | None
-    spec: EvalSpec = field(repr=False)
+    spec: PlayedSpec = field(repr=False)
     """Of its job."""
     looks: Callable[[], Iterator[Look]] = field(repr=False, compare=False)
     """Its turns, read from the store when they are asked for, while the session that gave the candidate is open."""
@@ -82,22 +83,22 @@ def candidates(session: Session, job_ids: Sequence[str] | None, reward_of: Calla
     if job_ids is not None:
         query = query.where(col(Episode.job_id).in_(job_ids))
     query = query.order_by(col(Episode.seed), col(Episode.member), col(Episode.created_at), col(Episode.id))
-    specs: dict[str, EvalSpec] = {}
+    specs: dict[str, PlayedSpec] = {}
     for row in session.connection().execute(query, execution_options={"yield_per": ROWS_A_FETCH}).mappings():
         spec = specs.get(row["job_id"]) or specs.setdefault(row["job_id"], _spec_of(session, row["job_id"]))
         yield _candidate(session, row, spec, reward_of)
 
 
-def _spec_of(session: Session, job_id: str) -> EvalSpec:
+def _spec_of(session: Session, job_id: str) -> PlayedSpec:
     job = session.get(Job, job_id)
     assert job is not None, "an episode's job is a foreign key"
     spec = parse(job.kind, job.spec)
-    if not isinstance(spec, EvalSpec):
-        raise StepFailed(f"job {job.id} is of the kind {job.kind!r}, and only eval jobs have episodes to filter")
+    if not isinstance(spec, PlayedSpec):
+        raise StepFailed(f"job {job.id} is of the kind {job.kind!r}, and only {' and '.join(PLAY)} jobs have episodes to filter")
     return spec
 
 
-def _candidate(session: Session, row: Mapping[Any, Any], spec: EvalSpec, reward_of: Callable[[str], str]) -> Candidate:
+def _candidate(session: Session, row: Mapping[Any, Any], spec: PlayedSpec, reward_of: Callable[[str], str]) -> Candidate:
     values = dict(row)
     returns, achievements, scores = (values.pop(name) for name in ("returns", "achievements", "scores"))
     return Candidate(
