@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sqlmodel import Session
 
@@ -21,9 +21,6 @@ from app.specs import AnySpec, EvalSpec
 from app.specs.engine import ARTIFACT_ID, HUB_ID
 from app.specs.policies import MODEL, policy_name
 from app.store import traces
-
-MODEL_KINDS: Final = ("adapter", "model")
-"""Kinds of artifacts that are models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +56,7 @@ def resolve(session: Session, ref: str) -> Resolved:
 
 def _artifact(session: Session, id: str) -> Resolved:
     row = traces.artifact(session, id)
-    if row.kind not in MODEL_KINDS:
+    if not row.is_folder:
         raise BadModel(f"artifact {id} of job {row.job_id} is a {row.kind}, not a model")
     folder = artifacts.folder_of(row)
     if folder is None:

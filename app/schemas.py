@@ -359,13 +359,14 @@ class TurnPage(Out):
 
 
 class ArtifactOut(Out):
-    """A file that a job made."""
+    """A file that a job made, or a folder, whose bytes are those of a tar."""
 
     id: str
     job_id: str
     step_id: str
     kind: str
     name: str
+    is_folder: bool
     sha256: str
     bytes: int
     parents: list[str]
@@ -547,6 +548,7 @@ class EndpointOut(Out):
     engines: list[str] = Field(description="what the worker can run, the preferred first")
     engine: str = Field(description="what it runs")
     base: str = Field(description="what it serves or loads")
+    sha256: str = Field(description="of the weights that it serves; empty while it serves none, and where nobody knows")
     adapters: dict[str, dict[str, str]] = Field(description="what is loaded beside the base, by served name")
     desired: dict[str, Any] = Field(description="what it should serve: engine, base, options, adapters")
     failures: dict[str, dict[str, Any]] = Field(description="what it could not load, by base or served name")

@@ -8,7 +8,7 @@ import click
 
 from cli import complete, show
 from cli.client import Client, Json
-from cli.outputs import download, has_bytes, targets
+from cli.outputs import already, download, targets
 
 
 @click.command()
@@ -25,14 +25,15 @@ from cli.outputs import download, has_bytes, targets
 def artifacts(job: str, folder: Path | None, as_json: bool) -> None:
     """List or download the files that a job made.
 
-    Each downloaded file is checked against its sha256. JOB is an id, the start of one, a name, or @last (the default).
+    Each download is checked against its sha256; an adapter or a model becomes a folder. JOB is an id, the start of one, a name,
+    or @last (the default).
     """
     with Client() as client:
         found = client.job(job)
         rows = client.rows(f"/jobs/{found['id']}/artifacts")
         for row, target in targets(rows, folder) if folder else []:
-            if has_bytes(target, str(row.get("sha256"))):
-                show.say(f"{target} is there already, with these bytes")
+            if there := already(row, target):
+                show.say(there)
             else:
                 download(client, row, target)
                 show.say(f"✓ wrote {target} ({show.size(row.get('bytes'))})")

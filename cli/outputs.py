@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from errno import EISDIR
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from app.errors import ArtifactNotFound, SynthqError
@@ -61,12 +63,43 @@ def save(pieces: Iterable[bytes], target: Path, check: Callable[[str], None] = l
 
 
 def download(client: Client, artifact: Json, target: Path) -> int:
-    """Fetch an artifact's bytes; gives their number.
+    """Fetch an artifact's bytes, those of a folder into one; gives their number.
 
     Raises SynthqError, and keeps nothing, when they do not have the artifact's sha256.
     """
+    if artifact.get("is_folder"):
+        return _download_folder(client, artifact, target)
     with client.stream(f"/artifacts/{artifact['id']}/content") as pieces:
         return save(pieces, target, lambda sha256: _check(artifact, sha256, target))
+
+
+def _download_folder(client: Client, artifact: Json, target: Path) -> int:
+    draft = target.with_name(f".{target.name[:80]}.{secrets.token_hex(6)}")
+    packed = draft.with_suffix(".tar")
+    try:
+        with client.stream(f"/artifacts/{artifact['id']}/content") as pieces:
+            count = save(pieces, packed, lambda sha256: _check(artifact, sha256, target))
+        with _writing(target):
+            _unpack(packed, draft)
+            draft.replace(target)
+    finally:
+        packed.unlink(missing_ok=True)
+        shutil.rmtree(draft, ignore_errors=True)
+    return count
+
+
+def _unpack(packed: Path, folder: Path) -> None:
+    """The plain files of a tar, each below the folder. Raises SynthqError for anything else in it."""
+    with tarfile.open(packed) as tar:
+        for about in tar:
+            path = PurePosixPath(about.name)
+            if not about.isreg() or path.is_absolute() or ".." in path.parts:
+                raise SynthqError(f"the server sent a folder with {show.clean(about.name)} in it, which is no file of its own")
+            content = tar.extractfile(about)
+            assert content is not None
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            with (folder / path).open("xb") as file:
+                shutil.copyfileobj(content, file)
 
 
 def _check(artifact: Json, sha256: str, target: Path) -> None:
@@ -76,13 +109,16 @@ def _check(artifact: Json, sha256: str, target: Path) -> None:
         )
 
 
-def has_bytes(target: Path, sha256: str) -> bool:
-    """Is this file there already, with these bytes?"""
+def already(artifact: Json, target: Path) -> str:
+    """A sentence when the artifact is there already; empty when it is to be written."""
+    if artifact.get("is_folder"):  # it got its name when it was whole
+        return f"{target} is there already, and is left as it is" if target.is_dir() else ""
     try:
         with target.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+            same = hashlib.file_digest(file, "sha256").hexdigest() == artifact.get("sha256")
     except OSError:  # then writing it says what is wrong
-        return False
+        return ""
+    return f"{target} is there already, with these bytes" if same else ""
 
 
 def write_output(client: Client, job: Json, *, anywhere: bool) -> None:
@@ -120,8 +156,8 @@ def _write(client: Client, artifact: Json, target: Path) -> None:
     """Write one file, unless it is there, and say so."""
     if target.suffix == ".json" and artifact.get("kind") == "dataset":
         count = _as_list(client, artifact, target)
-    elif has_bytes(target, str(artifact.get("sha256"))):
-        show.say(f"{target} is there already, with these bytes")
+    elif there := already(artifact, target):
+        show.say(there)
         return
     else:
         count = download(client, artifact, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,8 @@ class _Found:
     """What the backup's database holds."""
 
     counts: dict[str, int]
-    files: frozenset[tuple[str, str, int]]
-    """Path, sha256 and size of every artifact's file, as the rows tell of it."""
+    files: dict[tuple[str, str, int], str]
+    """Path, sha256 and size of every artifact's bytes, as the rows tell of them, and its kind."""
     kept: str | None = None
     """Where the store that was here is now."""
 
@@ -171,13 +172,12 @@ def _count_on(target: Connection) -> None:
 # -- artifacts ---------------------------------------------------------------------------------------------------------------
 
 
-def _files(connection: Connection) -> frozenset[tuple[str, str, int]]:
-    return frozenset(
-        (row["path"], row["sha256"], row["bytes"]) for row in tables.Reader(connection).rows("artifact") if is_its_own(row)
-    )
+def _files(connection: Connection) -> dict[tuple[str, str, int], str]:
+    rows = tables.Reader(connection).rows("artifact")
+    return {(row["path"], row["sha256"], row["bytes"]): row["kind"] for row in rows if is_its_own(row)}
 
 
-def _bring_artifacts(backup: Reader, files: frozenset[tuple[str, str, int]]) -> tuple[int, list[str]]:
+def _bring_artifacts(backup: Reader, files: Mapping[tuple[str, str, int], str]) -> tuple[int, list[str]]:
     """Put the artifacts' bytes below the artifact root; gives how many, and the parts that are no artifact's bytes.
 
     Those stay in the backup: what is under that name now may be whole.
@@ -186,9 +186,10 @@ def _bring_artifacts(backup: Reader, files: frozenset[tuple[str, str, int]]) -> 
     with meter("artifacts", len(backup.artifacts)) as tick, tempfile.TemporaryDirectory(prefix="synthq-artifact-") as folder:
         for part in backup.artifacts:
             path, local = part.name.removeprefix(parts.ARTIFACTS), Path(folder) / "bytes"
-            if (path, part.sha256, part.bytes) in files:
+            kind = files.get((path, part.sha256, part.bytes))
+            if kind is not None:
                 backup.extract(part, local)
-                artifacts.put(local, path)
+                artifacts.put(local, path, kind)
             else:
                 unfit.append(path)
             tick(1)

@@ -19,7 +19,7 @@ from typing import Any, Final
 from sqlalchemy import delete, func, select, update
 from sqlmodel import Session, col
 
-from app import artifacts, db
+from app import artifacts, db, runs
 from app.errors import Conflict, JobNotFound
 from app.lifecycle import lock_job, remove
 from app.models import Episode, JobEvent, TurnRow
@@ -86,6 +86,7 @@ class Pruner:
             self._drop_frames([*old, *stale])
             self._drop_texts()
             self._drop_files()
+            self._drop_runs()
         except Stopped:
             pass
         return self.done
@@ -109,6 +110,7 @@ class Pruner:
             except (JobNotFound, Conflict):
                 continue  # removed, retried, marked to be kept or needed since
             artifacts.delete_job(job_id)
+            runs.delete(job_id)
             self.done.jobs += 1
 
     def _condemn(self, job_id: str) -> None:
@@ -205,6 +207,21 @@ class Pruner:
                 artifacts.delete_file(stored)
             self.done.files += 1
             self.done.file_bytes += stored.bytes
+
+    def _drop_runs(self) -> None:
+        """What jobs that are gone have left on this machine to go on with: the API may have removed them from another one."""
+        with db.reading() as session:
+            found = list(unnamed.runs(session))
+        for path, size in found:
+            self._go_on()
+            if not self._unknown:
+                self.done.unknown_files += 1
+                self.done.unknown_bytes += size
+                continue
+            if not self.done.dry_run:
+                runs.delete(path.name)
+            self.done.files += 1
+            self.done.file_bytes += size
 
 
 def frames_dropped(session: Session, job_id: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Text, bindparam, cast, delete, except_, exists, func, literal, select, text
@@ -18,7 +19,9 @@ from sqlmodel import Session, col
 
 from app import artifacts, db
 from app.artifacts import StoredFile
+from app.file_names import clean_name
 from app.models import ENDED, Artifact, Episode, FrameRow, Job, JobEvent, Step, StepState, TextRow, TurnRow
+from app.runs import present
 from app.settings import get_settings
 from app.store.episodes import FRESH_S
 
@@ -126,9 +129,20 @@ def files(session: Session) -> Iterator[tuple[StoredFile, bool]]:
     Another store may use the same root, so a file of an unknown job may well be somebody's.
     """
     named = set(session.connection().execute(select(col(Artifact.path))).scalars())
-    states = {artifacts.clean_name(id): state for id, state in session.connection().execute(select(col(Job.id), col(Job.state)))}
+    states = {clean_name(id): state for id, state in session.connection().execute(select(col(Job.id), col(Job.state)))}
     limit = time.time() - grace_s()
     for stored in artifacts.stored_files():
         folder = stored.path.partition("/")[0]
         if stored.path not in named and stored.modified < limit and states.get(folder, "unknown") in (*ENDED, "unknown"):
             yield stored, folder in states
+
+
+def runs(session: Session) -> Iterator[tuple[Path, int]]:
+    """Folders of training that are old enough and of no job that this store knows, with their bytes."""
+    known = {clean_name(id) for id in session.connection().execute(select(col(Job.id))).scalars()}
+    limit = time.time() - grace_s()
+    for folder in present():
+        if folder.name not in known:
+            files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+            if max((about.st_mtime for about in files), default=folder.stat().st_mtime) < limit:
+                yield folder, sum(about.st_size for about in files)

@@ -38,19 +38,20 @@ def get_artifact(id: str) -> Any:
     response_class=Response,
     responses={
         **problems(404),
-        200: {"description": "the bytes", "content": {"application/octet-stream": {}}},
+        200: {"description": "the bytes", "content": {"application/octet-stream": {}, "application/x-tar": {}}},
         304: {"description": "the client has them"},
     },
 )
 def get_content(id: str, request: Request) -> Response:
-    """An artifact's bytes; the ETag is their sha256."""
+    """An artifact's bytes, those of a folder as a tar; the ETag is their sha256."""
     with db.reading() as session:
         row = traces.artifact(session, id)
     headers = {"ETag": f'"{row.sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
     if unchanged(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    headers |= {"Content-Length": str(row.bytes), "Content-Disposition": f'attachment; filename="{row.name}"'}
-    return StreamingResponse(_chunks(open_artifact(row)), media_type="application/octet-stream", headers=headers)
+    name, media = (f"{row.name}.tar", "application/x-tar") if row.is_folder else (row.name, "application/octet-stream")
+    headers |= {"Content-Length": str(row.bytes), "Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(_chunks(open_artifact(row)), media_type=media, headers=headers)
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:

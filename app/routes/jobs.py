@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
 from sqlmodel import Session
 
-from app import artifacts, broker, db, lifecycle, model_refs, registered, sources, specs
+from app import artifacts, broker, db, lifecycle, model_refs, registered, runs, sources, specs, training_refs
 from app.auth import LOCAL, Caller
 from app.errors import BadFlag, Conflict
 from app.idempotency import once
@@ -85,6 +85,11 @@ class _Draft:
         self.sha256 = specs.sha256(spec)
         self.warnings = specs.warnings(spec)
         self.uses = model_refs.uses(spec)
+        if isinstance(spec, specs.RlSpec):
+            begin = training_refs.learner(spec)
+            self.uses.append(training_refs.use(spec, begin))
+            self.warnings += training_refs.cautions(spec, begin)
+        training_refs.check(spec)
         self.caller = caller
 
     def submit(self, session: Session) -> Job:
@@ -118,7 +123,7 @@ class _Draft:
                     f'any:{job.id} (on = "any") waits for its end only'
                 )
             found.append({"job": job.id, "on": wanted.on})
-        return found
+        return found + [one for one in training_refs.waits_for(session, self.spec) if one not in found]
 
     def checked(self, session: Session) -> CheckedOut:
         """What would be stored. Raises as ``submit`` does."""
@@ -199,6 +204,7 @@ def remove_job(ref: str) -> None:
         job = jobs.find(session, ref)
         lifecycle.remove(session, job)
     artifacts.delete_job(job.id)
+    runs.delete(job.id)
 
 
 @router.get("/v1/jobs/{ref}/steps", response_model=StepList, responses=problems(404, 409))

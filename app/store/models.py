@@ -13,8 +13,7 @@ from sqlmodel import Session, col
 from app import endpoints, model_refs
 from app.endpoints.publish import SERVED
 from app.errors import ModelNotFound, NotFound
-from app.model_refs import MODEL_KINDS
-from app.models import AdapterVersion, Artifact, Endpoint, EndpointState, Job, ModelUse
+from app.models import FOLDER_KINDS, AdapterVersion, Artifact, Endpoint, EndpointState, Job, ModelUse
 from app.specs.engine import ref_fault
 from app.specs.policies import MODEL
 
@@ -58,7 +57,7 @@ def known(session: Session, *, limit: int) -> list[Known]:
     found = _used(session, select(ModelUse, col(Job.created_at)).join(Job, col(Job.id) == ModelUse.job_id))
     versions = select(AdapterVersion).where(col(AdapterVersion.state).in_(SERVED))
     found += [_of_version(row) for row in session.scalars(versions)]
-    artifacts = select(Artifact).where(col(Artifact.kind).in_(MODEL_KINDS)).order_by(col(Artifact.created_at).desc())
+    artifacts = select(Artifact).where(col(Artifact.kind).in_(FOLDER_KINDS)).order_by(col(Artifact.created_at).desc())
     named = {each.artifact for each in found}
     found += [_of_artifact(row) for row in session.scalars(artifacts.limit(limit)) if row.id not in named]
     chosen = sorted(found, key=lambda each: (-(each.last_at or 0.0), each.ref))[:limit]

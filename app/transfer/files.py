@@ -26,7 +26,7 @@ def put_new(local: Path, row: Row) -> bool:
     try:
         artifacts.open_artifact(artifact, verify=True).close()
     except ArtifactNotFound:
-        artifacts.put(local, artifact.path)
+        artifacts.put(local, artifact.path, artifact.kind)
     except ArtifactDamaged:
         return False
     return True
