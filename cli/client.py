@@ -188,6 +188,19 @@ class Client:
         """POST, and the object that comes back."""
         return self._object(self.call("POST", path, body=body, headers=headers))
 
+    def send(self, path: str, content: bytes, **params: Any) -> Json:
+        """POST bytes that may come twice, and the object that comes back. A connection that breaks is tried once more."""
+        try:
+            return self._send(path, content, params)
+        except Broken:
+            return self._send(path, content, params)
+
+    def _send(self, path: str, content: bytes, params: Mapping[str, Any]) -> Json:
+        headers = {"Content-Type": "application/octet-stream"}
+        with self._spoken():
+            response = self._http.post(f"{self.url}/v1{path}", params=_given(params), content=content, headers=headers)
+        return self._object(self._read(response))
+
     def delete(self, path: str) -> None:
         """DELETE a thing."""
         self.call("DELETE", path)

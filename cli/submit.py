@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import click
@@ -17,6 +17,9 @@ import click
 from app.errors import BadFlag, SpecProblems
 from cli import show
 from cli.flags import Overrides
+
+if TYPE_CHECKING:
+    from app.specs import AnySpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 Json = dict[str, Any]
@@ -139,10 +142,17 @@ def _train_options(command: F) -> F:
     command = _common(command)
     for option in reversed(
         (
-            click.option("--model", metavar="NAME", help="The model to train."),
-            click.option("--data", metavar="FILE", help="Training data (sft): a JSONL file."),
+            click.option("--model", metavar="REF", help="The model to train: a folder, a hub id or an artifact's id."),
+            click.option(
+                "--data", metavar="DATA", help="Lines to learn from (sft): a JSONL file here, a job, or an artifact's id."
+            ),
+            click.option("--examples", type=click.IntRange(1), metavar="N", help="Learn from the first N lines alone (sft)."),
             click.option("--env", metavar="NAME", help="The environment (rl)."),
-            click.option("--warmstart-from", metavar="CHECKPOINT", help="The adapter or model to begin from."),
+            click.option(
+                "--warmstart-from",
+                metavar="REF",
+                help="The adapter or model to begin from: a job that trained it, or as --model.",
+            ),
             click.option("--iterations", type=click.IntRange(1), metavar="N", help="How many iterations (rl)."),
         )
     ):
@@ -187,7 +197,13 @@ filter_alias = click.command("filter", help=f"Same as `submit filter`.\n\n{_filt
 @submit.command("sft")
 @_train_options
 def submit_sft(**flags: Any) -> int:
-    """Train a model to imitate the data of a filter job. This release does not have it yet."""
+    """Train a model to say what training data says.
+
+    For example: synthq submit sft --model Qwen/Qwen3-VL-4B-Instruct --data train.jsonl --watch
+
+    --data is a file on this machine, which is checked and sent to the server; or a filter job, whose validation file is used as
+    well; or the id of an artifact. What comes out is an artifact, an adapter or a whole model, that `--policy model:ID` plays.
+    """
     return _train("sft", flags)
 
 
@@ -202,10 +218,7 @@ def submit_rl(**flags: Any) -> int:
 @click.option("--type", "kind", type=click.Choice(["sft", "rl"]), help="Which training; without it, what CONFIG says.")
 @_train_options
 def train(kind: str | None, **flags: Any) -> int:
-    """Same as `submit sft` or `submit rl`, by --type.
-
-    This release has neither yet.
-    """
+    """Same as `submit sft` or `submit rl`, by --type."""
     common, _ = _take(flags)
     if kind is None and common.config is None:
         raise BadFlag("train takes --type sft or --type rl, or a CONFIG that says so")
@@ -213,16 +226,36 @@ def train(kind: str | None, **flags: Any) -> int:
 
 
 def _train(kind: str | None, flags: Json) -> int:
-    """Submit an sft or rl job, once app.specs has the kind; until then its sentence about that is what comes."""
+    """Submit an sft or rl job; without a kind, the one that the file says."""
     common, own = _take(flags)
-    if kind is not None:
-        from app.specs.kinds import spec_class
-
-        spec_class(kind)
+    if kind is None:
+        kind = _spec(None, common, Overrides()).kind
+    if kind == "sft":
+        return _sft(common, own)
     given = Overrides()
     for flag, value in own.items():
         given.add(f"--{flag.replace('_', '-')}", flag, value)
     return _submit(kind, common, given)
+
+
+def _sft(common: Common, own: Json) -> int:
+    """Submit an sft job. The spec is checked, then the file that is to be sent; only then anything goes out."""
+    from app.specs.sft import SftSpec
+    from cli import sft
+
+    given, file = sft.overrides(
+        own, dry_run=common.dry_run, model=found_model(own["model"]), warm=found_model(own["warmstart_from"])
+    )
+    given.add("--name", "name", common.name)
+    spec = _spec("sft", common, given)
+    assert isinstance(spec, SftSpec), "it was checked as that"
+    lines = None if file is None else sft.looked_at(file, spec)
+    if lines is not None and not common.dry_run:
+        given.add("--data", "sft.data", sft.uploaded(lines))
+    code = _submit("sft", common, given)
+    for sentence in sft.estimate(spec, lines) if common.dry_run else ():
+        show.say(sentence)
+    return code
 
 
 def found_model(ref: str | None) -> str | None:
@@ -275,14 +308,7 @@ def _request(kind: str | None, common: Common, given: Overrides) -> Json:
     """The checked spec as the API takes it. Tells warnings, and in a dry run the whole of it."""
     from app import specs
 
-    texts = given.texts(common.sets)
-    try:
-        if common.config is not None:
-            spec = specs.load(Path(common.config), kind=kind, overrides=texts)
-        else:
-            spec = specs.build({kind: {}} if kind else {}, kind=kind, overrides=texts)
-    except SpecProblems as problems:
-        raise given.named(problems, common.sets) from None
+    spec = _spec(kind, common, given)
     request = {"kind": spec.kind, "name": spec.name, "spec": specs.resolved(spec)}
     cautions = specs.warnings(spec)
     for caution in cautions:
@@ -295,6 +321,19 @@ def _request(kind: str | None, common: Common, given: Overrides) -> Json:
             show.out(f"{specs.to_toml(spec).rstrip()}\n\n# sha256: {sha256}")
             show.say(f"{spec.kind}: {spec.headline()}; a dry run, so nothing was submitted")
     return request
+
+
+def _spec(kind: str | None, common: Common, given: Overrides) -> AnySpec:
+    """The spec of the file and the flags. Raises SpecProblems, with each flag under its own name."""
+    from app import specs
+
+    texts = given.texts(common.sets)
+    try:
+        if common.config is not None:
+            return specs.load(Path(common.config), kind=kind, overrides=texts)
+        return specs.build({kind: {}} if kind else {}, kind=kind, overrides=texts)
+    except SpecProblems as problems:
+        raise given.named(problems, common.sets) from None
 
 
 def _wishes(common: Common) -> Json:
