@@ -1,7 +1,7 @@
 """rl: begin, then play and update in turn, with evaluations between, an evaluation at the end, and a report.
 
-    begin -> {play/0, eval/0} -> update/0 -> play/1 -> update/1 -> ... -> eval/N -> report           staleness 0
-    begin -> {play/0, eval/0} -> {update/0, play/1} -> {update/1, play/2} -> ... -> eval/N -> report  staleness 1
+    begin -> {play/0, eval/0} -> {update/0, score/0} -> play/1 -> update/1 -> ... -> eval/N -> report -> keep    staleness 0
+    begin -> {play/0, eval/0} -> {update/0, score/0, play/1} -> {update/1, play/2} -> ... -> report -> keep      staleness 1
 
 ``eval/<i>`` tries the model after ``i`` updates, so no update runs beside it. Update ``i`` learns from play ``i``, and goes on
 when ``rollout.min_share`` of it was played; what was not is counted by the report. A step that plays and fails is played once
@@ -9,7 +9,8 @@ more, each of its episodes apart.
 
 What the trainer's steps tell in their results, beside what they tell people: ``begin`` ``{"updates": k}``, how many updates
 have their checkpoint already, so that a retry of the job goes on with iteration ``k``; ``update`` ``{"stop": reason}`` when a
-gate wants no further update. A cap does the same from outside. Then the model is tried as it is, and the report is made.
+gate wants no further update. A cap does the same from outside. Then the model is tried as it is, the report is made, and
+``keep`` makes artifacts of the last adapter and of the best, by version; what it tells goes into the summary.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from app.plots.base import Ending, EpisodeId, JobView, StepPlan, StepView
 from app.plots.play import PLAY, apart, chunks, play_step
 from app.specs.rl import EVALUATION, TRAIN, RlSpec
 
-BEGIN, UPDATE, REPORT = "begin", "update", "rl_report"
+BEGIN, UPDATE, SCORE, REPORT, KEEP = "begin", "update", "rl_score", "rl_report", "keep"
 """Kinds of the steps that play nothing."""
 UPDATES: Final = "updates"
 """In the result of ``begin``: how many updates were done before."""
@@ -67,12 +68,14 @@ class _Course:
 
     def next(self) -> list[StepPlan] | Ending:
         """What comes next."""
-        broken = next((step for step in self._steps if step.kind != PLAY and step.state != StepState.SUCCEEDED), None)
+        broken = next((step for step in self._steps if step.kind in _BROKEN and step.state != StepState.SUCCEEDED), None)
         if broken is not None:
             return Ending(state=JobState.FAILED, reason=f"{_BROKEN[broken.kind]}: {broken.reason}")
         last = self._steps[-1]
+        if last.kind == KEEP:
+            return self._ending(self._steps[-2], last)
         if last.kind == REPORT:
-            return self._ending(last)
+            return [self._keep(last)]
         if again := apart(self._steps):
             return again
         return self._learn() if self._stopped is None and self._updates < self._spec.iterations else self._close()
@@ -88,15 +91,27 @@ class _Course:
             return Ending(state=JobState.FAILED, reason=f"{told}: {self._why()}")
         update = StepPlan(key=f"update/{at}", kind=UPDATE, queue=Queue.TRAINER, payload={"iteration": at})
         ahead = range(at + 1, min(at + 1 + self._spec.training.staleness, self._spec.iterations))
-        return [update, *(plan for iteration in ahead for plan in self._play(iteration))]
+        return [update, *self._score(at), *(plan for iteration in ahead for plan in self._play(iteration))]
+
+    def _score(self, at: int) -> list[StepPlan]:
+        """The score of what the model came to before an update, where it was tried."""
+        if not self._spec.evaluated(at):
+            return []
+        return [StepPlan(key=f"score/{at}", kind=SCORE, queue=Queue.DATA, payload={"iteration": at})]
 
     def _close(self) -> list[StepPlan] | Ending:
         """The last evaluation, then the report."""
         payload = {"iterations": self._updates, "stopped": self._stopped}
         return self._evaluation(self._updates) or [StepPlan(key="report", kind=REPORT, queue=Queue.DATA, payload=payload)]
 
-    def _ending(self, report: StepView) -> Ending:
-        summary, stopped = report.result, report.payload["stopped"]
+    def _keep(self, report: StepView) -> StepPlan:
+        """Artifacts of the last version, and of the best."""
+        best = (report.result or {}).get("best") or {}
+        payload = {"last": report.payload["iterations"] + 1, "best": best.get("version")}
+        return StepPlan(key="keep", kind=KEEP, queue=Queue.TRAINER, payload=payload)
+
+    def _ending(self, report: StepView, keep: StepView) -> Ending:
+        summary, stopped = {**(report.result or {}), **(keep.result or {})}, report.payload["stopped"]
         at, spec = report.payload["iterations"], self._spec
         if stopped is not None and self._gate is not None:
             reason = f"stopped after {at} of {spec.iterations} iterations: {stopped}"
@@ -171,4 +186,5 @@ _BROKEN: Final = {
     BEGIN: "the training could not begin",
     UPDATE: "an update could not be made",
     REPORT: "the report could not be made",
+    KEEP: "the adapter could not be kept",
 }

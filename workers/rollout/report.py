@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Final
 
@@ -38,19 +38,19 @@ def run(context: StepContext) -> dict[str, Any]:
     """Score the job's episodes, store ``report.json``, and give the job's summary."""
     spec: EvalSpec = context.spec
     with db.reading() as session:
-        rows = _episodes(session, context)
-        seconds = _seconds(session, context.job_id)
+        rows = episodes_of_job(session, context)
+        seconds = seconds_of(session, context.job_id)
         spent = _spent(session, context)
     context.check()
     done = [row for row in rows if row.state == "done"]
     told = {
         **_scores(spec, done),
         **_counts(spec, rows),
-        **_cost(rows, seconds),
+        **cost(rows, seconds),
         **({"spent": spent} if spent else {}),
     }
     path = context.workdir / "report.json"
-    path.write_text(json.dumps({**told, "results": [_result(row) for row in rows]}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**told, "results": [result(row) for row in rows]}, indent=1) + "\n", encoding="utf-8")
     artifact = artifacts.store_file(path, job_id=context.job_id, step_id=context.step_id, kind="report", name="report.json")
     context.check()
     with context.write() as session:
@@ -58,8 +58,11 @@ def run(context: StepContext) -> dict[str, Any]:
     return {**told, "errors": told["errors"][:MOST_TOLD], "missing": told["missing"][:MOST_TOLD], "report": artifact.id}
 
 
-def _episodes(session: Session, context: StepContext) -> list[Episode]:
+def episodes_of_job(session: Session, context: StepContext, iteration: int | None = None) -> list[Episode]:
+    """The rows of the job's episodes, or of one iteration's, by seed, member and iteration."""
     query = select(Episode).where(Episode.job_id == context.job_id).options(NO_SNAPSHOT)
+    if iteration is not None:
+        query = query.where(col(Episode.iteration) == iteration)
     query = query.order_by(col(Episode.seed), col(Episode.member), col(Episode.iteration))
     rows: list[Episode] = []
     for row in session.exec(query.execution_options(yield_per=EPISODES_A_CHECK)):
@@ -69,7 +72,7 @@ def _episodes(session: Session, context: StepContext) -> list[Episode]:
     return rows
 
 
-def _seconds(session: Session, job_id: str) -> float:
+def seconds_of(session: Session, job_id: str) -> float:
     """Wall time since the job began, by the database's clock; a retry counts from the job's first beginning."""
     job = session.get(Job, job_id)
     begun = job.started_at if job is not None and job.started_at is not None else None
@@ -89,14 +92,15 @@ def _spent(session: Session, context: StepContext) -> dict[str, Any] | None:
 def _scores(spec: EvalSpec, done: Sequence[Episode]) -> dict[str, Any]:
     options = PlayOptions.of(spec)
     names = envs.make(options.env, dict(options.env_config)).achievements
-    scores = {policy: [_score(row) for row in done if row.policy == policy] for policy in spec.eval.policies}
+    scores = {policy: [score(row) for row in done if row.policy == policy] for policy in spec.eval.policies}
     return {
         "policies": {policy: {**summarise(mine, names), **_played(policy, done)} for policy, mine in scores.items()},
         "differences": [{"a": a, "b": b, **paired_difference(scores[a], scores[b])} for a, b in combinations(scores, 2)],
     }
 
 
-def _score(row: Episode) -> EpisodeScore:
+def score(row: Episode) -> EpisodeScore:
+    """What an episode counts with."""
     return EpisodeScore(
         seed=row.seed,
         member=row.member,
@@ -112,7 +116,7 @@ def _played(policy: str, done: Sequence[Episode]) -> dict[str, Any]:
     mine = [row for row in done if row.policy == policy]
     return {
         "turns": sum(row.turns for row in mine),
-        "outcomes": _summed(row.outcomes for row in mine),
+        "outcomes": summed(row.outcomes for row in mine),
         "ended": dict(sorted(Counter(row.ended for row in mine if row.ended).items())),
     }
 
@@ -147,7 +151,7 @@ def _counts(spec: EvalSpec, rows: Sequence[Episode]) -> dict[str, Any]:
     }
 
 
-def _cost(rows: Sequence[Episode], seconds: float) -> dict[str, Any]:
+def cost(rows: Sequence[Episode], seconds: float) -> dict[str, Any]:
     """What the play took: ``timings`` are milliseconds by part, summed over all stored turns of all workers."""
     turns = sum(row.turns for row in rows)
     return {
@@ -155,12 +159,12 @@ def _cost(rows: Sequence[Episode], seconds: float) -> dict[str, Any]:
         "game_steps": sum(row.length for row in rows),
         "turns": turns,
         "turns_per_s": round(turns / seconds, 3) if seconds else None,
-        "outcomes": _summed(row.outcomes for row in rows),
-        "timings": {name: round(value, 3) for name, value in _summed(row.timings for row in rows).items()},
+        "outcomes": summed(row.outcomes for row in rows),
+        "timings": {name: round(value, 3) for name, value in summed(row.timings for row in rows).items()},
     }
 
 
-def _summed(tables: Any) -> dict[str, Any]:
+def summed(tables: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Tables of numbers added up, by name."""
     columns: dict[str, list[float]] = {}
     for table in tables:
@@ -173,7 +177,7 @@ def _total(values: Sequence[float]) -> float:
     return sum(values) if all(isinstance(value, int) for value in values) else math.fsum(values)
 
 
-def _result(row: Episode) -> dict[str, Any]:
+def result(row: Episode) -> dict[str, Any]:
     """One episode's line in the report's file."""
     return {
         "episode": row.id,

@@ -15,8 +15,7 @@ from sqlmodel import Session, col, select
 from app import artifacts, broker, db
 from app.endpoints import publish, use_of
 from app.errors import StepFailed
-from app.models import AdapterVersion, Job, ModelUse, VersionState
-from app.specs.rl import RlSpec
+from app.models import AdapterVersion, Artifact, Job, ModelUse, VersionState
 from app.store import events, metrics
 from workers.runner import Drain, StepContext
 from workers.trainer import resident
@@ -52,9 +51,6 @@ def update(context: StepContext) -> dict[str, Any]:
     seconds = _take_live(context, use, iteration, told)
     with context.write() as session:
         metrics.record(session, context.job_id, SCOPE, iteration, {**told["figures"], "seconds/publish": seconds})
-    spec: RlSpec = context.spec
-    if told["stop"] or iteration == spec.iterations - 1:
-        _keep(context, use, iteration, told)
     return {"version": iteration + 2, "stop": told["stop"], "warnings": told["warnings"]}
 
 
@@ -132,15 +128,36 @@ def _is_live(line: str, version: int) -> bool:
     return any(state == VersionState.LIVE for state, _ in found.values())
 
 
-def _keep(context: StepContext, use: ModelUse, iteration: int, told: Mapping[str, Any]) -> None:
-    """Make an artifact of the adapter that training ends with."""
-    runs = Runs(context.job_id)
-    data = {"base": use.base, "iteration": iteration, "version": iteration + 2, "sha256": told["sha256"]}
+def keep(context: StepContext) -> dict[str, Any]:
+    """Make artifacts of the last version of the adapter and of the best one, where that is another.
+
+    Gives their ids, as ``artifact`` and ``best_artifact``.
+    """
+    last, best = context.payload["last"], context.payload["best"] or context.payload["last"]
+    use = _use(context)
+    made = {version: _kept(context, use, version) for version in sorted({last, best})}
+    return {"artifact": made[last], "best_artifact": made[best]}
+
+
+def _kept(context: StepContext, use: ModelUse, version: int) -> str:
+    """The id of the artifact of a version: of the one that is there, or else of a new one."""
+    data = {"base": use.base, "iteration": version - 2, "version": version}
     with db.reading() as session:
         job = session.get(Job, context.job_id)
-        name = (job.name if job else None) or context.spec.model.label or "adapter"
+        name = (job.name if job else None) or "adapter"
+        begun = session.get(Artifact, use.artifact) if use.artifact else None
+        mine = select(Artifact).where(Artifact.job_id == context.job_id, Artifact.kind == "adapter")
+        there = next((row.id for row in session.exec(mine) if row.data == data), None)
+    if there is not None:
+        return there
     made = artifacts.store_folder(
-        runs.adapter(iteration), job_id=context.job_id, step_id=context.step_id, kind="adapter", name=name, data=data
+        Runs(context.job_id).adapter(version - 2),
+        job_id=context.job_id,
+        step_id=context.step_id,
+        kind="adapter",
+        name=f"{name}-v{version}",
+        parents=[begun.job_id] if begun is not None else [],
+        data=data,
     )
     with context.write() as session:
-        artifacts.record(session, made)
+        return artifacts.record(session, made).id

@@ -1,0 +1,163 @@
+"""The data steps of an rl job: the score of one evaluation as soon as it was played, and the report at the end.
+
+An evaluation is scored by the code that scores an eval, so its figures mean the same. ``eval/<i>`` is what the model came to
+after ``i`` updates, played with version ``i + 1`` of the adapter. As the best counts the evaluation with the most achievements,
+of equal ones the earliest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, Final
+
+from app import artifacts, db
+from app.models import Episode
+from app.plots.rl import evaluation_of
+from app.scores import paired_difference, summarise
+from app.specs.rl import EVALUATION, RlSpec
+from app.store import events, metrics
+from workers.rollout import envs
+from workers.rollout.play import PlayOptions
+from workers.rollout.report import cost, episodes_of_job, result, score, seconds_of, summed
+from workers.runner import StepContext
+
+SCOPE: Final = "eval"
+"""Of the metrics of evaluations; the index is the number of updates before."""
+FIGURES: Final = ("achievements", "progress", "return", "length", "crafter_score")
+
+
+def score_one(context: StepContext) -> dict[str, Any]:
+    """Score the evaluation after so many updates, and tell it in the job's events and metrics."""
+    spec: RlSpec = context.spec
+    iteration: int = context.payload["iteration"]
+    with db.reading() as session:
+        rows = episodes_of_job(session, context, iteration)
+    point = _point(spec, iteration, _tried(spec, rows))
+    with context.write() as session:
+        metrics.record(session, context.job_id, SCOPE, iteration, _plain(point))
+        message = f"after {iteration} update{'s' * (iteration != 1)}: {_told(point)}"
+        events.append(session, context.job_id, "rl.evaluated", message, step_id=context.step_id, data={"point": point})
+    return point
+
+
+def run(context: StepContext) -> dict[str, Any]:
+    """Score every evaluation, store ``report.json``, and give the job's summary."""
+    spec: RlSpec = context.spec
+    updates: int = context.payload["iterations"]
+    with db.reading() as session:
+        rows = episodes_of_job(session, context)
+        seconds = seconds_of(session, context.job_id)
+    context.check()
+    tried = _by_iteration(_tried(spec, rows))
+    curve = [_point(spec, iteration, mine) for iteration, mine in tried.items()]
+    seeds = frozenset(spec.evaluation.played)
+    learnt = _by_iteration([row for row in rows if row.seed not in seeds])
+    told = {
+        "iterations": {"asked": spec.iterations, "done": updates},
+        "stopped": context.payload["stopped"],
+        "curve": curve,
+        "best": _best(curve),
+        "gain": _gain(spec, tried),
+        "episodes": dict(Counter(row.state for row in rows)),
+        **cost(rows, seconds),
+    }
+    whole = {
+        **told,
+        "play": [_play(spec, iteration, mine) for iteration, mine in learnt.items()],
+        "results": [{"iteration": row.iteration, **result(row)} for row in rows],
+    }
+    path = context.workdir / "report.json"
+    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    artifact = artifacts.store_file(path, job_id=context.job_id, step_id=context.step_id, kind="report", name="report.json")
+    context.check()
+    with context.write() as session:
+        artifact = artifacts.record(session, artifact)
+        for point in curve:
+            metrics.record(session, context.job_id, SCOPE, point["iteration"], _plain(point))
+    return {**told, "report": artifact.id}
+
+
+def _tried(spec: RlSpec, rows: Sequence[Episode]) -> list[Episode]:
+    """Episodes of evaluations; no seed of theirs is one of training."""
+    seeds = frozenset(spec.evaluation.played)
+    return [row for row in rows if row.seed in seeds]
+
+
+def _by_iteration(rows: Sequence[Episode]) -> dict[int, list[Episode]]:
+    found: dict[int, list[Episode]] = defaultdict(list)
+    for row in rows:
+        found[row.iteration].append(row)
+    return dict(sorted(found.items()))
+
+
+def _point(spec: RlSpec, iteration: int, rows: Sequence[Episode]) -> dict[str, Any]:
+    """One evaluation: its figures, each with its interval, over the episodes that were played to their end."""
+    options = PlayOptions.of(spec, EVALUATION)
+    names = envs.make(options.env, dict(options.env_config)).achievements
+    done = [row for row in rows if row.state == "done"]
+    figures = summarise([score(row) for row in done], names)
+    return {
+        "iteration": iteration,
+        "version": iteration + 1,
+        "episodes": len(done),
+        "asked": len(evaluation_of(spec, iteration)),
+        **{name: figures[name] for name in FIGURES},
+        "reward": _mean([row.returns.get(options.reward, 0.0) for row in done]),
+        "outcomes": summed(row.outcomes for row in done),
+        "confidence": figures["confidence"],
+        "achievement_rates": figures["achievement_rates"],
+    }
+
+
+def _play(spec: RlSpec, iteration: int, rows: Sequence[Episode]) -> dict[str, Any]:
+    """What was learnt from in one iteration."""
+    done = [row for row in rows if row.state == "done"]
+    return {
+        "iteration": iteration,
+        "episodes": len(done),
+        "failed": sum(row.state == "failed" for row in rows),
+        "reward": _mean([row.returns.get(spec.rollout.reward, 0.0) for row in done]),
+        "achievements": _mean([float(row.unlocked) for row in done]),
+        "outcomes": summed(row.outcomes for row in done),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _best(curve: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Iteration and version of the best evaluation that is whole; of any, where none is."""
+    points = [point for point in curve if point["episodes"]]
+    whole = [point for point in points if point["episodes"] == point["asked"]] or points
+    if not whole:
+        return None
+    best = max(whole, key=lambda point: (point["achievements"]["mean"], -point["iteration"]))
+    return {key: best[key] for key in ("iteration", "version", "achievements")}
+
+
+def _gain(spec: RlSpec, tried: dict[int, list[Episode]]) -> dict[str, Any] | None:
+    """What the last evaluation has more than the first, seed by seed."""
+    played = {at: [score(row) for row in rows if row.state == "done"] for at, rows in tried.items()}
+    whole = [at for at, scores in played.items() if scores]
+    if len(whole) < 2:
+        return None
+    return {"from": whole[0], "to": whole[-1], **paired_difference(played[whole[0]], played[whole[-1]])}
+
+
+def _plain(point: dict[str, Any]) -> dict[str, float | None]:
+    """An evaluation's figures as metrics, with the ends of their intervals."""
+    values: dict[str, float | None] = {"episodes": point["episodes"], "reward": point["reward"]}
+    for name in FIGURES:
+        values |= {name: point[name]["mean"], f"{name}/low": point[name].get("low"), f"{name}/high": point[name].get("high")}
+    turns = sum(point["outcomes"].values())
+    values["invalid_share"] = 1 - point["outcomes"].get("ok", 0) / turns if turns else None
+    return values
+
+
+def _told(point: dict[str, Any]) -> str:
+    mean = point["achievements"]["mean"]
+    count = f"{point['episodes']} of {point['asked']} episodes"
+    return f"{mean:.2f} achievements in {count}" if mean is not None else f"{count}, so no score"
