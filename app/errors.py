@@ -5,9 +5,9 @@
     │   ├── SpecProblems, BadScores     every problem of one spec, or of one list of scores, found at once
     │   ├── BadDataset                  the problems of training data
     │   ├── UnknownEnvironment, UnknownPolicy, UnknownKind
-    │   └── BadFlag, BodyTooLarge, NotHere, BadSource, BadTrace, BadModel
+    │   └── BadFlag, BodyTooLarge, UploadTooLarge, NotHere, BadSource, BadTrace, BadModel
     ├── NotFound (404, exit 3)          JobNotFound, TraceNotFound, FrameNotFound, ArtifactNotFound, ApiKeyNotFound,
-    │                                   AmbiguousName, SourceNotFound, ImportNotFound, ModelNotFound
+    │                                   AmbiguousName, SourceNotFound, ImportNotFound, ModelNotFound, UploadNotFound
     ├── NotAllowed (401/403, exit 4)    LoopbackOnly
     ├── TooManyStreams (429, exit 6)
     ├── Conflict (409, exit 5)          IllegalMove, AlreadyEnded, KeyReused, NotComparable
@@ -213,6 +213,13 @@ class ArtifactNotFound(NotFound):
         super().__init__(f"no artifact matches {cut(ref)}; `synthq artifacts JOB` shows those of a job")
 
 
+class UploadNotFound(NotFound):
+    """No file with this id is on its way."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(f"no upload with id {cut(id)} is on its way; one that nobody goes on with is forgotten after a day")
+
+
 class ModelNotFound(NotFound):
     """No model goes by this name."""
 
@@ -270,6 +277,18 @@ class BodyTooLarge(InvalidInput):
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"the request body is longer than {limit_bytes} bytes, the most that is read")
+
+
+class UploadTooLarge(InvalidInput):
+    """A file is larger than the server takes."""
+
+    status = 413
+
+    def __init__(self, name: str, size: int, most: int) -> None:
+        super().__init__(
+            f"{cut(name)} has {size:,} bytes, and the server takes files of {most:,} at most (SYNTHQ_UPLOAD_BYTES); cut it, or "
+            "have a filter job write the lines where the server is"
+        )
 
 
 class TooManyStreams(SynthqError):

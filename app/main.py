@@ -26,7 +26,22 @@ from app.errors import SynthqError
 from app.logs import set_up_logging
 from app.metrics import HttpMetrics
 from app.problems import add_handlers
-from app.routes import artifacts, compare, course, docs, events, frames, health, jobs, keys, metrics, models, traces, workers
+from app.routes import (
+    artifacts,
+    compare,
+    course,
+    docs,
+    events,
+    frames,
+    health,
+    jobs,
+    keys,
+    metrics,
+    models,
+    traces,
+    uploads,
+    workers,
+)
 from app.routes.known import only_known_parameters
 from app.schemas import Problem
 from app.settings import get_settings
@@ -48,7 +63,7 @@ def create_app() -> FastAPI:
     app.state.http_metrics = HttpMetrics()
     for area in (health, docs):
         app.include_router(area.router, dependencies=[Depends(only_known_parameters)])
-    for area in (jobs, course, compare, events, traces, frames, artifacts, models, workers, keys, metrics):
+    for area in (jobs, course, compare, events, traces, frames, artifacts, uploads, models, workers, keys, metrics):
         app.include_router(area.router, dependencies=[Depends(authenticate), Depends(only_known_parameters)])
     add_handlers(app)
     app.add_middleware(Edge, metrics=app.state.http_metrics)

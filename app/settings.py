@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     api_port: int = Field(8484, ge=0, le=65535)
     api_keys: str = ""
     """Comma list of API keys that are accepted beside those in the store. None anywhere: loopback only."""
+    upload_bytes: int = Field(4_000_000_000, ge=1)
+    """Largest file of lines that the API takes."""
 
     task_app_host: str = "127.0.0.1"
     task_app_port: int = Field(8001, ge=0, le=65535)

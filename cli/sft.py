@@ -174,11 +174,11 @@ def _memory(spec: SftSpec) -> str:
         return "not known from here; the model's size is known when it is loaded"
     what = _billions(parameters)
     if mode == "full":
-        return f"{_gb(16 * parameters)} for weights, gradients and the optimizer of {what}, and what a pass takes"
+        return f"about {_gb(16 * parameters)} for weights, gradients and the optimizer of {what}, and what a pass takes"
     if mode == "qlora":
         small, plain = _gb(0.55 * parameters), _gb(2 * parameters)
-        return f"{small} for {what} in 4 bits, {plain} where those cannot be had, and what a pass takes"
-    return f"{_gb(2 * parameters)} for {what} in bfloat16, twice that on a CPU, and what a pass takes"
+        return f"about {small} for {what} in 4 bits, {plain} where those cannot be had, and what a pass takes"
+    return f"about {_gb(2 * parameters)} for {what} in bfloat16, twice that on a CPU, and what a pass takes"
 
 
 def _parameters(model: str | None) -> float | None:
