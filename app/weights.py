@@ -124,6 +124,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return told
 
 
+def is_hashed_whole(folder: Path) -> bool:
+    """Whether ``sha256`` knows these weights from any others. Raises BadModel, and OSError."""
+    return sum(path.stat().st_size for path in files(folder)) <= MOST_HASHED_BYTES
+
+
 def sha256(folder: Path) -> str:
     """What tells a model's weights from others.
 
@@ -133,7 +138,7 @@ def sha256(folder: Path) -> str:
     """
     held = files(folder)
     try:
-        if sum(path.stat().st_size for path in held) > MOST_HASHED_BYTES:
+        if not is_hashed_whole(folder):
             return _sha256_of({path.name: [path.stat().st_size, _first_bytes(path)] for path in held})
         if len(held) == 1:
             return file_sha256(held[0])

@@ -16,7 +16,7 @@ from app.settings import get_settings
 
 GONE_AFTER_BEATS: Final = 6
 """An endpoint that missed this many heartbeats is out of use: short beats are missed more easily than long ones."""
-REPORTED: Final = ("state", "url", "engine", "base", "adapters", "in_flight", "capacity", "error")
+REPORTED: Final = ("state", "url", "engine", "base", "sha256", "adapters", "in_flight", "capacity", "error")
 """What ``report`` takes."""
 MOST_TRIES: Final = 3
 """Times that an endpoint may fail to load something before it is left alone."""
@@ -142,7 +142,15 @@ def forget(endpoint: Endpoint, names: Iterable[str], model: Mapping[str, Any]) -
 
 def stopped(endpoint_id: str) -> None:
     """Write that an endpoint has ended."""
-    ended = {"state": EndpointState.STOPPED, "url": "", "adapters": {}, "desired": {}, "in_flight": 0, "changed_at": db.now()}
+    ended = {
+        "state": EndpointState.STOPPED,
+        "url": "",
+        "sha256": "",
+        "adapters": {},
+        "desired": {},
+        "in_flight": 0,
+        "changed_at": db.now(),
+    }
     with db.writing() as session:
         session.connection().execute(update(Endpoint).where(col(Endpoint.id) == endpoint_id).values(**ended))
 

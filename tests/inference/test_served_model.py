@@ -10,6 +10,7 @@ import pytest
 from supervisor.conftest import until
 
 from workers.inference import served
+from workers.inference.base import Base
 from workers.inference.engines.admin import Admin
 from workers.inference.engines.base import Options
 from workers.inference.engines.child import EngineChild, free_port
@@ -55,7 +56,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         port = free_port("127.0.0.1")
         child = EngineChild(Says(load), "m", {}, host="127.0.0.1", port=port, log_file=tmp_path / "engine.log")
         model = Model(engine="says", base="m", options={})
-        made.append(Served(model, child, Admin(f"http://127.0.0.1:{port}"), wake=lambda: None))
+        made.append(Served(model, child, Admin(f"http://127.0.0.1:{port}"), Base("m"), wake=lambda: None))
         until(lambda: made[-1].ready, "it is ready", timeout_s=20)
         return made[-1]
 

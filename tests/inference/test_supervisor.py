@@ -16,14 +16,15 @@ from typing import Any
 import httpx
 import pytest
 from core.kit import Broker, Process, live_workers, python, until
+from inference.folder_kit import replace_weights
 from inference.server_kit import asked, endless, write_adapter
 
-from app import db, endpoints, engines
+from app import db, endpoints, engines, weights
 from app.errors import BadFlag, NotHere
 from app.model_folder import adapter_sha256
 from app.models import Endpoint, EndpointState
 from app.settings import get_settings
-from workers.inference import backoff, supervisor
+from workers.inference import backoff, files, supervisor
 from workers.inference.backoff import Backoff
 from workers.inference.served import address
 
@@ -200,6 +201,25 @@ def test_an_engine_that_is_killed_comes_back_with_its_adapters_and_its_end_is_to
     assert row.url != url
     assert not engines_of(tiny_model) & before
     assert served_by(desk, "one") == adapter_sha256(adapters[0])
+
+
+@pytest.mark.vision
+@pytest.mark.integration
+def test_a_base_that_is_replaced_on_disk_is_loaded_anew_and_counts_as_no_failure(
+    desk: Desk, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "SETTLED_S", 0.2)
+    folder = shutil.copytree(tiny_model, desk.folder / "base")
+    desk.want(folder)
+    row = desk.wait(EndpointState.READY, folder)
+    before = weights.sha256(folder)
+    assert served_by(desk) == row.sha256 == before
+
+    replace_weights(folder)
+
+    until(lambda: desk.row.sha256 not in ("", before), UP_S, "the endpoint serves others")
+    assert served_by(desk) == desk.row.sha256 == weights.sha256(folder)
+    assert (desk.row.failures, desk.row.error) == ({}, None)
 
 
 @pytest.mark.vision

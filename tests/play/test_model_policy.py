@@ -145,14 +145,26 @@ def test_time_of_which_an_engine_tells_no_part_is_named_as_the_engines() -> None
     assert "http" not in turn.timings
 
 
-def _with_vllm(metrics: dict[str, Any] | None) -> str:
-    """An eval of one turn, played with an engine that answers as vLLM does, with these metrics."""
+def test_a_base_goes_on_record_with_the_hash_that_its_endpoint_tells_where_the_engine_tells_none() -> None:
+    assert episode(_with_vllm(None, sha256="d" * 64)).policy_version == f"{BASE}@{'d' * 12}"
+
+
+def test_a_base_that_was_replaced_goes_on_record_with_the_hash_of_what_answered() -> None:
+    with Engine(sha256="e" * 64) as engine:
+        engine.report(sha256="d" * 64)  # the look at the store is older than the engine
+        job_id = submit(sha256="", max_turns=1)
+        played(job_id)
+    assert episode(job_id).policy_version == f"{BASE}@{'e' * 12}"
+
+
+def _with_vllm(metrics: dict[str, Any] | None, **told: Any) -> str:
+    """An eval of one turn, played with an engine that answers as vLLM does, with these metrics; its endpoint tells the rest."""
     with Engine(kind="vllm") as engine:
-        engine.report()
+        engine.report(**told)
         engine.rule = lambda body: Said(
-            body={key: told for key, told in answer(body, by_seed(body)).items() if key != "synthq"} | {"metrics": metrics}
+            body={key: value for key, value in answer(body, by_seed(body)).items() if key != "synthq"} | {"metrics": metrics}
         )
-        job_id = submit(max_turns=1)
+        job_id = submit(sha256="", max_turns=1)
         played(job_id)
     return job_id
 

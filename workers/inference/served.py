@@ -21,9 +21,10 @@ from app.engines import choose
 from app.errors import BadFlag, BadModel, Conflict, InvalidInput, NotFound, SynthqError
 from app.settings import get_settings
 from app.specs.engine import VllmTable
-from workers.inference import engines
+from workers.inference import engines, files
 from workers.inference.backoff import Backoff
-from workers.inference.engines.admin import Admin
+from workers.inference.base import Base
+from workers.inference.engines.admin import Admin, ServedModel
 from workers.inference.engines.child import EngineChild, free_port
 from workers.inference.engines.probe import probe
 
@@ -40,7 +41,9 @@ ASK_EVERY_S: Final = 1.0
 SILENT_S: Final = 60.0
 """An engine that has not answered for this long hangs."""
 IN_USE_S: Final = 1.0
-"""Until an adapter that was in use is tried to be unloaded again, or another to be loaded in its place."""
+"""Until an adapter that was in use is tried to be unloaded again."""
+NO_ROOM_S: Final = 30.0
+"""Until an adapter for which there was no room is tried again, while none has gone."""
 END_S: Final = 7.0
 """How long an engine may take to end before it is killed; synthq's own gives its last answers five seconds."""
 
@@ -77,9 +80,9 @@ class Refused:
 class Served:
     """A process that serves one model, or is on its way there."""
 
-    def __init__(self, model: Model, child: EngineChild, admin: Admin, *, wake: Callable[[], None]) -> None:
+    def __init__(self, model: Model, child: EngineChild, admin: Admin, base: Base, *, wake: Callable[[], None]) -> None:
         """``child`` has just been started. ``wake`` is called when the background has news."""
-        self.model, self.engine = model, child.engine.name
+        self.model, self.engine, self.weights = model, child.engine.name, base
         self.ready_at: float | None = None
         """Since when it serves, by the monotonic clock; None before it has answered the probe."""
         self.adapters: dict[str, dict[str, str]] = {}
@@ -91,9 +94,12 @@ class Served:
         self.faults: list[Fault] = []
         """Adapters that could not be loaded, and that nobody was told of."""
         self._child, self._admin, self._wake = child, admin, wake
+        self._hashes = files.Hashes((model_folder.ADAPTER_WEIGHTS, model_folder.ADAPTER_CONFIG), model_folder.adapter_sha256)
         self._refused: dict[str, Refused] = {}
         self._heard_at = time.monotonic()
         self._unload_at = self._load_at = 0.0
+        self._full_with: frozenset[str] | None = None
+        """The adapters that were loaded when there was no room for another; None while there may be room."""
         self._threads = ThreadPoolExecutor(3, thread_name_prefix="synthq-engine")
         self._asking: Future[None] | None = None
         self._ending: Future[None] | None = None
@@ -144,7 +150,8 @@ class Served:
         self._refused = {name: each for name, each in self._refused.items() if adapters.get(name) == each.path}
         now = time.monotonic()
         missing = {name: path for name, path in adapters.items() if name not in self.adapters and self._may_load(name)}
-        missing = missing if now >= self._load_at else {}
+        if now < self._load_at and self._full_with == frozenset(self.adapters):
+            missing = {}
         spare = [name for name in self.adapters if name not in adapters] if now >= self._unload_at else []
         if missing or spare:
             self._work = self._do(partial(self._change, missing, spare))
@@ -190,6 +197,7 @@ class Served:
         if health == "broken":
             self.fault = self._broken("came up and can serve nothing (GET /health)")
             return
+        self.weights.begin(self._told_models())
         self._heard_at = self.ready_at = time.monotonic()
         log.info(
             "%s answers at %s; a first answer took %.1f s, a second %.2f s",
@@ -198,6 +206,13 @@ class Served:
             probed.first_s,
             probed.again_s,
         )
+
+    def _told_models(self) -> list[ServedModel]:
+        try:
+            return self._admin.models()
+        except SynthqError as error:
+            log.warning("%s does not tell what it serves: %s", self.url, error)
+            return []
 
     def _change(self, missing: Mapping[str, str], spare: list[str]) -> None:
         for name in spare:
@@ -219,11 +234,11 @@ class Served:
     def _load(self, name: str, path: str) -> None:
         began = time.monotonic()
         try:
-            sha256 = _checked_sha256(name, path)
+            sha256 = _checked(name, path, self._hashes.of(Path(path)))
             self._admin.load_adapter(name, path)
         except Conflict as error:  # there is no room until another, which requests use, has gone: that is not its fault
             log.debug("adapter %s waits: %s", name, error)
-            self._load_at = time.monotonic() + IN_USE_S
+            self._load_at, self._full_with = time.monotonic() + NO_ROOM_S, frozenset(self.adapters)
             return
         except SynthqError as error:
             lasting = isinstance(error, InvalidInput | NotFound)
@@ -254,6 +269,8 @@ class Served:
             return
         self.in_flight, self.capacity = load.running + load.waiting, load.capacity or self.capacity
         self._heard_at = time.monotonic()
+        if self.weights.look():
+            self._wake()
 
     def _stop(self) -> None:
         self._child.stop(END_S)
@@ -271,9 +288,8 @@ class Served:
         )
 
 
-def _checked_sha256(name: str, path: str) -> str:
+def _checked(name: str, path: str, sha256: str) -> str:
     """The sha256 of the adapter in a folder. Raises BadModel when it is not the one that its served name was made from."""
-    sha256 = model_folder.adapter_sha256(Path(path))
     if name.startswith(model_folder.SERVED) and name != model_folder.served_as(sha256):
         raise BadModel(f"the adapter in {path} was changed after its job was submitted (its sha256 is {sha256[:16]}... now)")
     return sha256
@@ -287,8 +303,10 @@ def serve(model: Model, *, wake: Callable[[], None]) -> Served:
     """
     settings = get_settings()
     engine = engines.make(choose(model.engine))
+    base = Base(model.base)
     if model.base.startswith("/"):
         model_folder.read(Path(model.base))  # an engine would take seconds to find out what is wrong with it
+        base.note()
     try:
         port = free_port(settings.engine_host)
     except OSError as error:
@@ -297,7 +315,7 @@ def serve(model: Model, *, wake: Callable[[], None]) -> Served:
             "127.0.0.1 is this one alone"
         ) from None
     child = EngineChild(engine, model.base, model.options, host=settings.engine_host, port=port)
-    return Served(model, child, Admin(address(settings.engine_host, port), key=settings.engine_key), wake=wake)
+    return Served(model, child, Admin(address(settings.engine_host, port), key=settings.engine_key), base, wake=wake)
 
 
 def address(host: str, port: int) -> str:

@@ -133,7 +133,7 @@ class Supervisor:
             return
         elif served.fault is not None:
             self._fell(served, served.fault)
-        elif served.model != self._wanted:
+        elif served.model != self._wanted or served.weights.outdated:
             self._leave(served)
         else:
             self._leaving_since = None
@@ -167,11 +167,11 @@ class Supervisor:
         endpoints.failed(self._id, fault.name, fault.reason, lasting=fault.lasting, model=asked)
 
     def _leave(self, served: Served) -> None:
-        """End what is not wanted any more, once nobody waits for an answer of it, or after ``LEAVE_S``."""
+        """End what is not wanted any more, or not as it is, once nobody waits for an answer of it, or after ``LEAVE_S``."""
         if self._leaving_since is None:
             self._leaving_since = time.monotonic()
         if _may_end(served, self._leaving_since):
-            log.info("%s is not wanted any more", served.model.base)
+            log.info("%s is %s", served.model.base, "loaded anew" if served.weights.outdated else "not wanted any more")
             served.end()
 
     # -- reports -----------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Supervisor:
     def _standing(self) -> dict[str, Any]:
         """What is reported, but for what changes all the time."""
         served, wanted = self._served, self._wanted
-        here = served is not None and served.model == wanted and not served.ending
+        here = served is not None and served.model == wanted and not (served.ending or served.weights.outdated)
         ready = here and served is not None and served.ready
         failed = not ready and self._backoff.hopeless
         return {
@@ -208,6 +208,7 @@ class Supervisor:
             "url": served.url if ready and served else "",
             "engine": served.engine if here and served else "",
             "base": wanted.base if wanted else "",
+            "sha256": served.weights.sha256 if ready and served else "",
             "adapters": served.adapters if ready and served else {},
             "capacity": served.capacity if ready and served else 0,
             "error": None if ready else self._backoff.reason or None,

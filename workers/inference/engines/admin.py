@@ -36,6 +36,8 @@ class ServedModel:
     path: str
     """Where it was loaded from; empty when the engine does not tell."""
     adapter: bool
+    sha256: str
+    """Of its weights; empty when the engine does not tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,13 @@ class Admin:
         data = self._json("GET", "/v1/models").get("data")
         try:
             return [
-                ServedModel(name=each["id"], path=each.get("root") or "", adapter=bool(each.get("parent"))) for each in data or []
+                ServedModel(
+                    name=each["id"],
+                    path=each.get("root") or "",
+                    adapter=bool(each.get("parent")),
+                    sha256=each.get("sha256") or "",
+                )
+                for each in data or []
             ]
         except (KeyError, TypeError, AttributeError):
             raise self._strange("/v1/models", data) from None

@@ -26,13 +26,14 @@ def version(served: str, sha256: str) -> str:
     return f"{served}@{sha256[:VERSION_CHARS]}" if sha256 else served
 
 
-def read(value: Mapping[str, Any], *, served: str, sha256: str) -> tuple[Reply, dict[str, Any]]:
+def read(value: Mapping[str, Any], *, served: str, due: str, told: str = "") -> tuple[Reply, dict[str, Any]]:
     """The reply of an answer without ``fault``, and what else is told of it.
 
-    ``served`` is the name that was asked for, ``sha256`` what is known to be behind it, or empty. Raises EngineRefused for an
-    answer of something else, and for one without tokens.
+    ``served`` is the name that was asked for, ``due`` the sha256 that must be behind it, or empty; ``told`` the sha256 that its
+    endpoint tells, which counts where the answer tells none. Raises EngineRefused for an answer of something else, and for one
+    without tokens.
     """
-    _check(value, served, sha256)
+    _check(value, served, due)
     try:
         prompt_ids, output_ids, logprobs = sampled(value)
     except (InvalidInput, KeyError, TypeError, AttributeError, ValueError) as problem:
@@ -40,7 +41,6 @@ def read(value: Mapping[str, Any], *, served: str, sha256: str) -> tuple[Reply, 
     choice = value["choices"][0]
     text = choice["message"].get("content") or ""
     reason = choice.get("finish_reason")
-    told = _synthq(value)
     notes: dict[str, Any] = {"finish_reason": reason if isinstance(reason, str) else None, **_figures(value)}
     if unreadable := _unreadable(text, [entry.get("token") for entry in choice["logprobs"]["content"]]):
         notes[UNREADABLE] = unreadable
@@ -50,7 +50,7 @@ def read(value: Mapping[str, Any], *, served: str, sha256: str) -> tuple[Reply, 
         text=said.text,
         tool_calls=said.tool_calls,
         finish=finish,
-        policy_version=version(served, told.get("version") or sha256),
+        policy_version=version(served, _synthq(value).get("version") or due or told),
         prompt_ids=prompt_ids,
         output_ids=output_ids,
         logprobs=logprobs,

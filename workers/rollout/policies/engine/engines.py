@@ -84,7 +84,7 @@ class Served:
     latency_ms: float
     """From the question that was answered to its answer."""
     sha256: str
-    """Of the adapter that the endpoint says to have under the name; empty for the base."""
+    """Of what the endpoint says to have under the name; empty where it does not know."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -206,7 +206,7 @@ class Engines:
                     endpoint=endpoint.id,
                     attempts=question.attempts,
                     latency_ms=got.latency_ms,
-                    sha256=endpoint.adapters.get(stay.use.adapter, {}).get("sha256", ""),
+                    sha256=endpoint.adapters.get(stay.use.adapter, {}).get("sha256", "") if stay.use.adapter else endpoint.sha256,
                 )
             refusal = Refusal.of(got.status, got.value, got.text, str)
             said = f"{endpoint.url} answered {problem or refusal}"

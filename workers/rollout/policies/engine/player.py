@@ -83,8 +83,8 @@ class Model:
         the model any more.
         """
         served = await self._engines.ask(self._stay, self.body(request), deadline_s=self._deadline_s)
-        sha256 = self._use.sha256 or served.sha256
-        reply, notes = answer.read(served.value, served=self._use.served, sha256=sha256)
+        due = self._use.sha256 or (served.sha256 if self._use.adapter else "")  # a base may have been replaced since
+        reply, notes = answer.read(served.value, served=self._use.served, due=due, told=served.sha256)
         self.version = reply.policy_version
         return Reply(
             text=reply.text,
