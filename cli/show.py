@@ -316,6 +316,10 @@ def results(job: Json, *, wide: bool = False) -> list[str]:
         from cli.filtered import told
 
         return told(summary)
+    if "steps_planned" in summary:
+        from cli import trained
+
+        return trained.told(summary)
     plain = [(key.replace("_", " "), _plain(key, value)) for key, value in summary.items()]
     return fields((name, text) for name, text in plain if text)
 
