@@ -22,6 +22,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlmodel import Field, SQLModel
 
@@ -404,7 +405,7 @@ class Endpoint(SQLModel, table=True):
     state: str = Field(default=EndpointState.STARTING)
     base: str = ""
     """What is served, or being loaded; empty while nothing is."""
-    sha256: str = Field(default="", sa_column=Column(String, nullable=False, server_default=""))
+    sha256: str = Field(default="", sa_column=Column(String, nullable=False, server_default=text("''")))
     """Of the weights of the base that is served; empty while nothing is, and where nobody knows."""
     adapters: dict[str, dict[str, str]] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
     """What is loaded beside the base, by served name: ``{"path", "sha256"}``."""
