@@ -210,7 +210,13 @@ def submit_sft(**flags: Any) -> int:
 @submit.command("rl")
 @_train_options
 def submit_rl(**flags: Any) -> int:
-    """Improve a model by its own play. This release does not have it yet."""
+    """Improve a model by its own play: it plays, is updated from that, and plays again.
+
+    For example: synthq submit rl configs/crafter_rl_vision_qwen3vl4b.toml --warmstart-from SFT_JOB --iterations 50 --watch
+
+    What comes out are artifacts, the last adapter and the best, that `--policy model:ID` plays. Another rl job goes on from one
+    with --warmstart-from.
+    """
     return _train("rl", flags)
 
 
@@ -232,10 +238,31 @@ def _train(kind: str | None, flags: Json) -> int:
         kind = _spec(None, common, Overrides()).kind
     if kind == "sft":
         return _sft(common, own)
+    if kind == "rl":
+        return _rl(common, own)
+    raise BadFlag(f"train takes specs of sft and rl, and {common.config} is one of {kind}; write `synthq submit {kind}`")
+
+
+def _rl(common: Common, own: Json) -> int:
+    for flag in ("data", "examples"):
+        if own[flag] is not None:
+            raise BadFlag(f"--{flag} is for sft; an rl job learns from its own play")
+    warm = found_model(own["warmstart_from"])
+    if warm is not None and not common.dry_run and _is_job(warm):
+        (warm,) = _job_ids([warm])
     given = Overrides()
-    for flag, value in own.items():
-        given.add(f"--{flag.replace('_', '-')}", flag, value)
-    return _submit(kind, common, given)
+    given.add("--env", "rollout.env", own["env"])
+    given.add("--model", "model.base", found_model(own["model"]))
+    given.add("--warmstart-from", "model.warmstart_from", warm)
+    given.add("--iterations", "training.iterations", own["iterations"])
+    return _submit("rl", common, given)
+
+
+def _is_job(ref: str) -> bool:
+    """Whether a model is named by the job that made it."""
+    from app.specs.engine import ref_fault
+
+    return ref_fault(ref) is not None
 
 
 def _sft(common: Common, own: Json) -> int:
@@ -331,7 +358,8 @@ def _spec(kind: str | None, common: Common, given: Overrides) -> AnySpec:
     try:
         if common.config is not None:
             return specs.load(Path(common.config), kind=kind, overrides=texts)
-        return specs.build({kind: {}} if kind else {}, kind=kind, overrides=texts)
+        own = kind is not None and kind in specs.KINDS and kind in specs.KINDS[kind].model_fields
+        return specs.build({kind: {}} if own else {}, kind=kind, overrides=texts)
     except SpecProblems as problems:
         raise given.named(problems, common.sets) from None
 

@@ -67,7 +67,7 @@ class RlSpec(Spec):
     """What kind of job this is."""
     model: ModelTable
     """What is trained."""
-    rollout: RolloutTable
+    rollout: RolloutTable = RolloutTable()
     """How episodes are played to learn from, and how many."""
     algorithm: AlgorithmTable = AlgorithmTable()
     """How play becomes a gradient."""

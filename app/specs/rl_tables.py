@@ -75,7 +75,7 @@ class ModelTable(Table):
     """In place of `base`: an adapter, which is trained on, or a whole model; by folder, hub id, artifact's id, or by the job that
     trained it."""
     warmstart_from: Word | None = None
-    """Beside `base`: an adapter on it to begin from, or a whole model in its place; named as `source` is."""
+    """Beside `base`: an adapter on it to begin from, or a whole model in its place; named as `source` is, and alone the same."""
     trainer_mode: Literal["lora", "qlora", "full"] = "lora"
     """`lora`: an adapter; `qlora`: an adapter on a base in 4 bits, which needs a GPU. rl trains no whole models."""
     label: Annotated[str, StringConstraints(pattern=NAME)] | None = None
@@ -84,8 +84,8 @@ class ModelTable(Table):
     """What is said of the model; must agree with `rollout.policy_config.use_vision`."""
 
     def checks(self) -> Iterator[Clash]:
-        if self.base is None and self.source is None:
-            yield Clash("base", "is needed and not given, such as Qwen/Qwen3-VL-4B-Instruct; or give source")
+        if not self.start:
+            yield Clash("base", "is needed and not given, such as Qwen/Qwen3-VL-4B-Instruct; or give source or warmstart_from")
         if self.base is not None and self.source is not None:
             yield Clash("source", f"{shown(self.source)} and base = {shown(self.base)} both say what is trained; keep one")
         if self.source is not None and self.warmstart_from is not None:
@@ -160,7 +160,7 @@ class ServicesTable(Table):
 class RolloutTable(PlayTable):
     """How episodes are played to learn from, and how many."""
 
-    max_turns: Annotated[Turns, Field(examples=[10])]
+    max_turns: Turns = 10
     """Turns after which play stops, whatever the environment's own length."""
     episodes_per_batch: Count = 64
     """Episodes of a batch; with `batches_per_step` what an iteration plays."""
