@@ -202,7 +202,7 @@ def scores(summary: Mapping[str, Any], *, wide: bool = False) -> list[str]:
     confidence = next((found["confidence"] for found in policies.values() if found.get("confidence")), None)
     if confidence:
         lines.append(f"mean [low, high]: {confidence:.0%} intervals over seeds")
-    lines += _cost(summary)
+    lines += cost(summary)
     lines += _cut_short(summary.get("cut_short"))
     lines += _spent(summary.get("spent"))
     lines += _differences(summary.get("differences") or [])
@@ -216,7 +216,7 @@ def _score(key: str, value: object) -> str:
     return figure(value, percent=key == "progress")
 
 
-def _cost(summary: Mapping[str, Any]) -> list[str]:
+def cost(summary: Mapping[str, Any]) -> list[str]:
     """``1,200 turns (1,190 ok, 10 parse_error), 1,200 game steps in 2 s: 555 turns/s``."""
     turns, steps, spent = (summary.get(key) for key in ("turns", "game_steps", "seconds"))
     if not all(isinstance(number, int | float) for number in (turns, steps, spent)):
@@ -316,6 +316,10 @@ def results(job: Json, *, wide: bool = False) -> list[str]:
         from cli.filtered import told
 
         return told(summary)
+    if "curve" in summary:
+        from cli import learned
+
+        return learned.told(summary)
     if "steps_planned" in summary:
         from cli import trained
 

@@ -2,7 +2,7 @@
 
 An evaluation is scored by the code that scores an eval, so its figures mean the same. ``eval/<i>`` is what the model came to
 after ``i`` updates, played with version ``i + 1`` of the adapter. As the best counts the evaluation with the most achievements,
-of equal ones the earliest.
+of equal ones the latest.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _best(curve: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     whole = [point for point in points if point["episodes"] == point["asked"]] or points
     if not whole:
         return None
-    best = max(whole, key=lambda point: (point["achievements"]["mean"], -point["iteration"]))
+    best = max(whole, key=lambda point: (point["achievements"]["mean"], point["iteration"]))
     return {key: best[key] for key in ("iteration", "version", "achievements")}
 
 
