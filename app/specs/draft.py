@@ -153,6 +153,11 @@ class Draft:
         """Move a value from another spelling of its key. Two that are given must agree, or one must be from ``--set``."""
         if (value := self.get(old)) is MISSING:
             return
+        if isinstance(value, dict) and isinstance(self.get(new), dict):  # a table that is given in both: key by key
+            for key in list(value):
+                self._alias((*old, key), (*new, key), {})
+            self.pop(old)
+            return
         from_old = self.written(old)
         self.pop(old)
         present = self.get(new)
