@@ -25,8 +25,8 @@ FREE_BYTES: Final = 1_000_000_000
 """With less room than this an eval with frames may fill the disk."""
 SKEW_S: Final = 2.0
 """Leases live by the database's clock; logs and metrics by this machine's."""
-SERVED: Final = (Queue.ROLLOUT, Queue.DATA)
-"""Queues that this release has workers for."""
+SERVED: Final = {Queue.ROLLOUT: "rollout", Queue.DATA: "rollout", Queue.TRAINER: "trainer"}
+"""Queues with steps, and the role of the workers that do them."""
 
 
 def _nearest(path: Path) -> Path:
@@ -93,6 +93,16 @@ def _transformers() -> str:
     return "no torch and transformers"
 
 
+def trainer() -> Check:
+    """Models can be trained on this machine."""
+    missing, devices, gpus = engines.why_not(engines.TRANSFORMERS), get_settings().trainer_devices, engines.gpus()
+    if missing:
+        return Check(name="trainer", ok=None, detail="no model can be trained here", hint=missing)
+    where = f"{devices} of {gpus} GPU{'s' * (gpus > 1)}" if gpus else "the CPU" + f", in {devices} processes" * (devices > 1)
+    hint = "set SYNTHQ_TRAINER_DEVICES to a number that is there"
+    return Check(name="trainer", ok=not gpus or devices <= gpus, detail=f"trains with torch and peft on {where}", hint=hint)
+
+
 def broker_program() -> Check:
     """There is a broker to start."""
     if get_settings().redis_url:
@@ -150,12 +160,15 @@ def queues() -> Iterator[Check]:
     """Every queue has somebody who serves it."""
     with db.reading() as session:
         found = {each.queue: each for each in workers.queues(session)}
-    for queue in SERVED:
+    for queue, role in SERVED.items():
         each = found[queue]
         detail = (
             f"{each.workers} workers with {each.slots} slots, {each.busy} busy; {each.waiting} steps wait, {each.running} run"
         )
-        yield Check(name=f"queue {queue}", ok=each.workers > 0, detail=detail, hint="start one with `synthq worker rollout`")
+        # Who does not train needs no trainer, until a step waits for one.
+        lacking = None if queue == Queue.TRAINER and not each.waiting else False
+        hint = f"start one with `synthq worker {role}`"
+        yield Check(name=f"queue {queue}", ok=each.workers > 0 or lacking, detail=detail, hint=hint)
 
 
 HINTS: Final = {
@@ -168,7 +181,7 @@ HINTS: Final = {
 
 def checks() -> Iterator[Check]:
     """Every check of this machine and its store."""
-    yield from map(_look, (home, disk, socket, engines_here, broker_program, broker_answers))
+    yield from map(_look, (home, disk, socket, engines_here, trainer, broker_program, broker_answers))
     store = _look(database)
     yield store
     if not store.ok:

@@ -73,19 +73,35 @@ def _gpu_names() -> list[str]:
     return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")][:present]
 
 
-def gpu_shares(count: int) -> list[dict[str, str]]:
-    """Variables for each of ``count`` processes that serve models, so that they share the GPUs out among them.
+def gpu_shares(serving: int, training: int = 0, devices: int = 1) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Variables for each of so many processes that serve models, and that train them with ``devices`` GPUs each.
 
-    One has them all, and more processes than GPUs have one each in turn.
+    They share the GPUs out among them. Those that train have the last ones to themselves, where there are enough for all. One
+    that serves has all that are left, and more of them than GPUs have one each in turn; so have those that train.
     """
     names = _gpu_names()
-    if count < 2 or not names:
+    own = training * devices
+    if not own or len(names) <= own or not serving:
+        return _shared(names, serving, whole=True), _in_turn(names, training, devices, whole=True)
+    return _shared(names[:-own], serving, whole=False), _in_turn(names[-own:], training, devices, whole=False)
+
+
+def _shared(names: list[str], count: int, *, whole: bool) -> list[dict[str, str]]:
+    """``whole``: these are all that there are, which nobody needs to be told."""
+    if not names or (whole and count < 2):
         return [{}] * count
     each, more = divmod(len(names), count)
     if not each:
         return [{VISIBLE: names[number % len(names)]} for number in range(count)]
     starts = [number * each + min(number, more) for number in range(count + 1)]
     return [{VISIBLE: ",".join(names[start:end])} for start, end in pairwise(starts)]
+
+
+def _in_turn(names: list[str], count: int, devices: int, *, whole: bool) -> list[dict[str, str]]:
+    if not names or (whole and len(names) <= devices):  # where they are too few it is told by whoever uses them
+        return [{}] * count
+    taken = [[names[(number * devices + place) % len(names)] for place in range(devices)] for number in range(count)]
+    return [{VISIBLE: ",".join(each)} for each in taken]
 
 
 def why_not(name: str) -> str | None:

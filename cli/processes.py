@@ -73,7 +73,7 @@ def down() -> None:
 def worker(role: str, concurrency: int | None) -> None:
     """Run one worker in the foreground.
 
-    ROLE is rollout or inference; trainer comes with a later release. SYNTHQ_DATABASE_URL and SYNTHQ_REDIS_URL say which
-    system it works for. SIGTERM lets it hand back its work and end.
+    ROLE is rollout, inference or trainer. SYNTHQ_DATABASE_URL and SYNTHQ_REDIS_URL say which system it works for. SIGTERM
+    lets it hand back its work and end.
     """
     become("workers.main", role, *(["--concurrency", str(concurrency)] if concurrency is not None else []))

@@ -16,7 +16,8 @@ from app.settings import Settings, read
 
 DEFAULT_WORKERS = {"rollout": 2}
 """Processes of a worker role when ``--workers`` does not say; others have one."""
-API, SCHEDULER, INFERENCE, TASK_APP, FLOWER = "api", "scheduler", "inference", "task-app", "flower"
+API, SCHEDULER, TASK_APP, FLOWER = "api", "scheduler", "task-app", "flower"
+INFERENCE, TRAINER = "inference", "trainer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ def make(options: Options, settings: Settings) -> Plan:
     """Choose the processes. Raises BadFlag for a name that the Procfile does not have."""
     roles = procfile.read(options.procfile or procfile.find())
     _check_names(options, roles)
-    planned: list[Planned] = []
+    wanted: list[Role] = []
     skipped: list[str] = []
     for role in roles:
         if options.only and role.name not in options.only:
@@ -71,7 +72,8 @@ def make(options: Options, settings: Settings) -> Plan:
         if why := _why_not(role, options, settings):
             skipped.append(f"{role.name}: {why}")
             continue
-        planned += _processes(role, options)
+        wanted.append(role)
+    planned = _processes(wanted, options, settings)
     if not planned:
         raise BadFlag(f"nothing to run: {'; '.join(skipped) or 'every role was given 0 processes'}")
     return Plan(processes=tuple(planned), skipped=tuple(skipped))
@@ -95,6 +97,8 @@ def _why_not(role: Role, options: Options, settings: Settings) -> str | None:
         return _why_no_task_app(settings)
     if role.name == INFERENCE:
         return _why_no_inference(options, settings)
+    if role.name == TRAINER:
+        return _why_no_trainer(options)
     if role.name != FLOWER:
         return None
     flower = read(FlowerSettings)
@@ -121,6 +125,15 @@ def _why_no_inference(options: Options, settings: Settings) -> str | None:
     return None
 
 
+def _why_no_trainer(options: Options) -> str | None:
+    """As above: it trains with what the engine ``transformers`` serves with."""
+    asked = options.workers.get(TRAINER)
+    missing = None if asked == 0 else engines.why_not(engines.TRANSFORMERS)
+    if missing is None or asked or TRAINER in options.only:
+        return missing
+    return f"no model can be trained without torch and transformers; `{engines.INSTALL}` brings them"
+
+
 def _why_no_task_app(settings: Settings) -> str | None:
     from app import auth  # loads FastAPI, which nothing else here needs
 
@@ -134,12 +147,18 @@ def _why_no_task_app(settings: Settings) -> str | None:
     return None
 
 
-def _processes(role: Role, options: Options) -> list[Planned]:
-    if not role.is_worker:
-        return [Planned(name=role.name, role=role)]
-    count = options.workers.get(role.name, DEFAULT_WORKERS.get(role.name, 1))
-    shares = engines.gpu_shares(count) if role.name == INFERENCE else [{}] * count
-    return [Planned(name=f"{role.name}-{number}", role=role, env=env) for number, env in enumerate(shares, start=1)]
+def _processes(roles: list[Role], options: Options, settings: Settings) -> list[Planned]:
+    counts = {role.name: options.workers.get(role.name, DEFAULT_WORKERS.get(role.name, 1)) for role in roles if role.is_worker}
+    serving, training = engines.gpu_shares(counts.get(INFERENCE, 0), counts.get(TRAINER, 0), settings.trainer_devices)
+    shares = {INFERENCE: serving, TRAINER: training}
+    planned = []
+    for role in roles:
+        if not role.is_worker:
+            planned.append(Planned(name=role.name, role=role))
+            continue
+        own = shares.get(role.name, [{}] * counts[role.name])
+        planned += [Planned(name=f"{role.name}-{number}", role=role, env=env) for number, env in enumerate(own, start=1)]
+    return planned
 
 
 def choose_port(host: str, port: int) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from console import Synthq, program, start_scheduler, unused_port
+from core.kit import submit_noop, write
 
 from app import db, doctor, doctor_parts, heartbeat
 from app.errors import BrokerUnavailable
@@ -93,7 +94,8 @@ def test_the_doctor_s_json_has_every_check(served: Synthq) -> None:
         **dict.fromkeys(["python", "packages", "settings", "home", "disk", "database", "clock"], True),
         **dict.fromkeys(["scheduler", "queue rollout", "queue data", "server", "access"], True),
         **dict.fromkeys(["socket", "broker program"], None),
-        "engines": True if find_spec("torch") else None,
+        **dict.fromkeys(["engines", "trainer"], True if find_spec("torch") else None),
+        "queue trainer": None,
         "broker": False,
     }
     assert ran.json["ok"] is False
@@ -194,7 +196,29 @@ def test_the_clock_of_the_database_is_compared(home: Path, monkeypatch: pytest.M
 def test_the_doctor_asks_for_every_queue_that_this_release_serves() -> None:
     from workers.main import ROLES
 
-    assert set(doctor_parts.SERVED) == {Queue(queue) for queue in ROLES["rollout"].queues}
+    steps = {Queue(queue): name for name, role in ROLES.items() for queue in role.queues if queue != Queue.INFERENCE}
+    assert dict(doctor_parts.SERVED) == steps
+
+
+def test_the_doctor_tells_what_can_be_trained_and_misses_a_trainer_once_a_step_waits(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.engines.why_not", lambda name: None)
+    assert (doctor_parts.trainer().ok, doctor_parts.trainer().detail) == (True, "trains with torch and peft on the CPU")
+    monkeypatch.setattr("app.engines.gpus", lambda: 2)
+    assert doctor_parts.trainer().detail == "trains with torch and peft on 1 of 2 GPUs"
+    monkeypatch.setenv("SYNTHQ_TRAINER_DEVICES", "4")
+    get_settings.cache_clear()
+    assert (doctor_parts.trainer().ok, doctor_parts.trainer().detail) == (False, "trains with torch and peft on 4 of 2 GPUs")
+    monkeypatch.setattr("app.engines.why_not", lambda name: "torch not installed")
+    assert (doctor_parts.trainer().ok, doctor_parts.trainer().hint) == (None, "torch not installed")
+
+    told = {check.name: check for check in doctor_parts.queues()}
+    assert [told[f"queue {queue}"].ok for queue in ("rollout", "trainer")] == [False, None]
+    submit_noop()
+    write("UPDATE step SET queue = 'trainer'")
+    told = {check.name: check for check in doctor_parts.queues()}
+    assert (told["queue trainer"].ok, told["queue trainer"].hint) == (False, "start one with `synthq worker trainer`")
 
 
 def test_a_package_that_is_missing_or_too_old_is_named() -> None:

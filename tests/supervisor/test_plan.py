@@ -77,9 +77,7 @@ def test_without_an_engine_it_is_left_out_and_what_would_bring_one_is_said(
 
     plan = make(Options(procfile=with_inference), get_settings())
     assert [planned.name for planned in plan.processes] == ["api"]
-    assert plan.skipped == (
-        "inference: no model can be served without torch and transformers; `make install` brings them",
-    )
+    assert plan.skipped == ("inference: no model can be served without torch and transformers; `make install` brings them",)
 
     asked = make(Options(procfile=with_inference, workers={"inference": 1}), get_settings())
     assert asked.skipped == ("inference: no engine can be started here: no transformers here; no vllm here",)
@@ -115,6 +113,66 @@ def test_inference_workers_share_the_gpus_out_among_them(
     plan = make(Options(procfile=with_inference, workers={"inference": count}), get_settings())
 
     assert [planned.env.get("CUDA_VISIBLE_DEVICES") for planned in plan.processes if planned.name != "api"] == shares
+
+
+@pytest.fixture
+def with_trainer(tmp_path: Path) -> Path:
+    path = tmp_path / "Procfile"
+    path.write_text("".join(f"{name}: python -m workers.main {name}\n" for name in ("rollout", "inference", "trainer")))
+    return path
+
+
+def test_one_trainer_runs_where_torch_is_installed_and_else_it_is_said_what_brings_one(
+    with_trainer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, "transformers")
+    assert names(with_trainer) == ["rollout-1", "rollout-2", "inference-1", "trainer-1"]
+
+    installed(monkeypatch, "vllm")  # in an environment of its own, which is of no use here
+    plan = make(Options(procfile=with_trainer), get_settings())
+    assert [planned.name for planned in plan.processes] == ["rollout-1", "rollout-2", "inference-1"]
+    assert plan.skipped == ("trainer: no model can be trained without torch and transformers; `make install` brings them",)
+    asked = make(Options(procfile=with_trainer, workers={"trainer": 1}), get_settings())
+    assert asked.skipped == ("trainer: no transformers here",)
+    assert make(Options(procfile=with_trainer, workers={"trainer": 0}), get_settings()).skipped == ()
+
+
+@pytest.mark.parametrize(
+    ("present", "workers", "devices", "serve", "train"),
+    [
+        ("0", {}, 1, [None], [None]),
+        ("0,1", {}, 1, ["0"], ["1"]),
+        ("0,1,2,3", {}, 1, ["0,1,2"], ["3"]),
+        ("0,1,2,3", {"inference": 2}, 2, ["0", "1"], ["2,3"]),
+        ("4,5,7", {"trainer": 2}, 1, ["4"], ["5", "7"]),
+        ("0,1", {"trainer": 2}, 1, [None], ["0", "1"]),
+        ("0,1", {}, 2, [None], [None]),
+        ("0,1,2", {"trainer": 2}, 2, [None], ["0,1", "2,0"]),
+        ("0,1", {"inference": 0}, 1, [], ["0"]),
+        ("0,1", {"trainer": 0, "inference": 2}, 1, ["0", "1"], []),
+        ("", {"trainer": 2}, 1, [None], [None, None]),
+    ],
+)
+def test_trainers_have_gpus_to_themselves_where_there_are_enough(
+    with_trainer: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    present: str,
+    workers: dict[str, int],
+    devices: int,
+    serve: list[str | None],
+    train: list[str | None],
+) -> None:
+    installed(monkeypatch, "transformers")
+    monkeypatch.setattr(engines, "_gpu_names", lambda: present.split(",") if present else [])
+    monkeypatch.setenv("SYNTHQ_TRAINER_DEVICES", str(devices))
+    get_settings.cache_clear()
+
+    plan = make(Options(procfile=with_trainer, workers=workers), get_settings())
+
+    shares = [(planned.role.name, planned.env.get("CUDA_VISIBLE_DEVICES")) for planned in plan.processes]
+    assert [share for name, share in shares if name == "inference"] == serve
+    assert [share for name, share in shares if name == "trainer"] == train
+    assert {share for name, share in shares if name == "rollout"} == {None}
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ class Held:
     def learner(self, settings: Settings, at: Path | str = "") -> Learner:
         """A learner that stands at the checkpoint ``at``, a folder of ``Learner.save``, or at its beginning.
 
-        The one of the last call if it was made with the same settings; the model is loaded anew only if it was not.
+        The one of the last call if it was made with the same settings; the model is loaded anew only if it was not. It stops
+        between two passes when the call should end.
         """
         wanted = (settings, _stamps(settings.base), _stamps(settings.adapter))
         place = str(at)
@@ -66,6 +67,7 @@ class Held:
             self._at = None  # in case it breaks off half way
             self._learner.restore(Path(place))
         self._at = None
+        self._learner.check = self.check
         return self._learner
 
     def keep(self, at: Path | str = "") -> None:
