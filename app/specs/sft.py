@@ -243,6 +243,12 @@ class SftSpec(Spec):
     compute: ComputeTable = ComputeTable()
     """What hardware is asked for."""
 
+    @classmethod
+    def finish_schema(cls, whole: dict[str, Any]) -> None:
+        """A file in the words of the followed project has no table [sft]; what it must have stands in its own tables."""
+        del whole["required"]
+        whole["anyOf"] = [{"required": ["sft"]}, {"required": ["job"]}]
+
     def headline(self) -> str:
         table = self.sft
         what = "all weights" if table.mode == "full" else f"{'QLoRA' if table.mode == 'qlora' else 'LoRA'} of rank {self.lora.r}"
