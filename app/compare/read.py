@@ -123,7 +123,7 @@ def _iteration(session: Session, job: Job, spec: RlSpec, wanted: int | None) -> 
 
 
 def _arm(session: Session, asked: Asked, label: str) -> Arm:
-    query = select(*COLUMNS).where(
+    query: Any = select(*map(col, COLUMNS)).where(
         col(Episode.job_id) == asked.job.id,
         col(Episode.iteration) == (asked.iteration or 0),
         col(Episode.policy) == asked.policy,

@@ -33,7 +33,7 @@ def record(session: Session, job_id: str, scope: str, index: int, values: Mappin
         "at": db.clock(session),
         "values": {name: _finite(value) for name, value in values.items()},
     }
-    new: Any = dialect.insert(Metric).values(row)  # type: ignore[attr-defined]
+    new: Any = dialect.insert(Metric).values(row)
     again = {name: new.excluded[name] for name in ("at", "values")}
     session.connection().execute(new.on_conflict_do_update(index_elements=["job_id", "scope", "index"], set_=again))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from cli.charts import paper
@@ -48,10 +49,7 @@ def key(found: Json) -> str:
 
 def svgs(found: Json) -> list[bytes]:
     """Each part as an SVG of its own, in order."""
-    return [
-        paper.drawn(lambda figure, how=how: how(figure, found), width=WIDTH, height=height, form="svg")
-        for height, how in _parts(found)
-    ]
+    return [paper.drawn(partial(how, found=found), width=WIDTH, height=height, form="svg") for height, how in _parts(found)]
 
 
 def _parts(found: Json) -> list[tuple[float, Any]]:

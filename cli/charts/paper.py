@@ -55,11 +55,12 @@ def drawn(draw: Draw, *, width: float, height: float, form: str = "png") -> byte
     try:
         import matplotlib
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
         raise NotHere("pictures need matplotlib; `pip install 'synthq[plots]'` brings it") from error
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)
+    style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **STYLE}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09))
         draw(figure)
         out = BytesIO()
         plain = {"Date": None} if form == "svg" else {"Software": None}
