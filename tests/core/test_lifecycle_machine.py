@@ -24,6 +24,8 @@ from app.errors import AlreadyEnded, Conflict, JobNotFound, LostStep
 from app.models import ENDED, Episode, Job, JobEvent, Queue, Step, new_id
 from app.store import events
 
+pytestmark = pytest.mark.timeout(1800)  # thousands of transactions: half a minute alone, many times that beside others
+
 QUEUES = (Queue.ROLLOUT, Queue.DATA)
 MAX_ATTEMPTS = 2
 
