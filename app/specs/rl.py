@@ -7,13 +7,14 @@ of ``training.group_size``; there are ``training.num_epochs`` x ``training.itera
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from random import Random
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
-from app.specs.base import Clash, Compat, Spec
+from app.specs.base import NAME, Clash, Compat, Spec
 from app.specs.draft import shown
 from app.specs.engine import VLLM_ONLY, VllmTable, too_small
 from app.specs.eval import EvalTable
@@ -221,8 +222,9 @@ class RlSpec(Spec):
     @classmethod
     def _the_label_names_the_job(cls, value: Any) -> Any:
         model = value.get("model") if isinstance(value, dict) else None
-        if isinstance(model, dict) and isinstance(model.get("label"), str) and value.get("name") is None:
-            return {**value, "name": model["label"]}
+        label = model.get("label") if isinstance(model, dict) else None
+        if isinstance(label, str) and re.fullmatch(NAME, label) and value.get("name") is None:
+            return {**value, "name": label}
         return value
 
     def checks(self) -> Iterator[Clash]:
