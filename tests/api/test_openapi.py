@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -22,7 +23,9 @@ from served import Submit
 from app.settings import get_settings
 
 KEY = "the-key-of-the-test"
-MOST_S = 20
+LEAST_S, MOST_S = 20, 240
+"""How long requests are made: as long as the first says, and on a busy machine until there were enough of them."""
+CHECKS, ENOUGH = ("not_a_server_error", "response_schema_conformance"), 300
 
 
 @pytest.mark.slow
@@ -42,7 +45,8 @@ def test_every_route_answers_as_its_document_says(app: FastAPI, home, submit: Su
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=config)
     schema = schema.exclude(path="/readyz")  # 503 is its answer here, where no broker runs
     checked, failures = Counter[str](), []
-    for event in schemathesis.engine.from_schema(schema).execute():
+    began, stream = time.monotonic(), schemathesis.engine.from_schema(schema).execute()
+    for event in stream:
         assert not isinstance(event, events.NonFatalError | events.FatalError), event
         if isinstance(event, events.ScenarioFinished):
             for results in event.recorder.checks.values():
@@ -51,6 +55,7 @@ def test_every_route_answers_as_its_document_says(app: FastAPI, home, submit: Su
                     if result.failure_info is not None:
                         failure = result.failure_info
                         failures.append(f"{result.name}: {failure.failure.message}\n{failure.code_sample}")
+        if time.monotonic() - began > LEAST_S and all(checked[name] > ENOUGH for name in CHECKS):
+            stream.stop()
     assert not failures, "\n\n".join(failures[:5])
-    assert checked["not_a_server_error"] > 300
-    assert checked["response_schema_conformance"] > 300
+    assert all(checked[name] > ENOUGH for name in CHECKS), checked
