@@ -57,7 +57,7 @@ def drawn(draw: Draw, *, width: float, height: float, form: str = "png") -> byte
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as error:
-        raise NotHere("pictures need matplotlib; `pip install 'synthq[plots]'` brings it") from error
+        raise NotHere("pictures need matplotlib; `pip install -e '.[plots]'` in synthq's folder brings it") from error
     style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **STYLE}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09))
