@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, cast, literal, or_, select
+from sqlalchemy import ColumnElement, SQLColumnExpression, Text, cast, literal, or_, select
 from sqlmodel import Session, col
 
 from app.endpoints.options import covered, covers
@@ -57,6 +57,6 @@ def is_served(*, here: bool = False) -> ColumnElement[bool]:
     return answered.where(*mine, fits, loaded, playable, covered(), is_ready(), *reached).correlate(Step).exists()
 
 
-def _has(name: ColumnElement[str]) -> ColumnElement[bool]:
+def _has(name: SQLColumnExpression[str]) -> ColumnElement[bool]:
     """Whether the endpoint of the surrounding query has an adapter loaded: served names are letters, digits and dashes."""
     return cast(col(Endpoint.adapters), Text).like(literal('%"') + name + literal('"%'))
