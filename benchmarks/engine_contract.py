@@ -28,6 +28,7 @@ from workers.inference.engines.child import EngineChild, free_port
 from workers.inference.engines.probe import probe
 from workers.rollout import prompts
 from workers.rollout.actions import parse
+from workers.rollout.play import TIMINGS
 from workers.rollout.policies.engine import answer
 from workers.transport.generate import BATCH, neutral_message, salt, sampled
 
@@ -303,11 +304,19 @@ def text_makes_no_picture(subject: Subject) -> str:
 
 def a_picture_in_a_reply_is_an_outcome(subject: Subject) -> str:
     told = subject.ask(asked(0, max_tokens=4, logit_bias={str(subject.reference.token("<|image_pad|>")): 100.0}))
-    reply, notes = answer.read(told, served=subject.base, sha256="")
+    reply, notes = answer.read(told, served=subject.base, due="")
     assert reply.output_ids == (subject.reference.token("<|image_pad|>"),) * 4
     read = parse(reply.__class__(**_fields(reply, notes)), reply_format="text", actions=("noop",), max_actions=1)
     assert (read.outcome, read.actions) == (Outcome.PARSE_ERROR, ())
     return f"{read.outcome}: {read.detail}"
+
+
+def where_the_time_went_is_told(subject: Subject) -> str:
+    _, notes = answer.read(subject.ask(asked(0)), served=subject.base, due="")
+    parts = {name: notes[TIMINGS][name] for name in ("queue", "prefill", "decode")}
+    assert all(ms >= 0 for ms in parts.values())
+    assert parts["prefill"] > 0
+    return ", ".join(f"{name} {ms:.1f} ms" for name, ms in parts.items())
 
 
 def seeds_repeat(subject: Subject) -> str:
@@ -395,6 +404,7 @@ CHECKS: tuple[Callable[[Subject], str], ...] = (
     an_answer_names_what_served_it,
     text_makes_no_picture,
     a_picture_in_a_reply_is_an_outcome,
+    where_the_time_went_is_told,
     seeds_repeat,
     the_end_of_a_message_ends_a_reply,
     stop_ends_a_reply,

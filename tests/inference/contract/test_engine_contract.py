@@ -39,7 +39,7 @@ def serve(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
         def one(name: str) -> contract.Subject:
             if name not in running:
-                with use_settings(**OF_THE_CALLER):
+                with use_settings(OMP_NUM_THREADS="1", **OF_THE_CALLER):  # engines of a tiny model, beside other tests
                     if missing := why_not(name):
                         pytest.skip(missing)
                     serving = contract.serving(name, base, adapters, reference, folder / f"{name}.log")
