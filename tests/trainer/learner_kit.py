@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from inference.core_kit import picture, prompt
 from torch import Tensor, distributed
 
-from app.errors import SynthqError
+from app.errors import StepFailed, SynthqError
 from workers.model.loading import Loaded
 from workers.trainer.learner import Learner, Lora, PassOut, Settings
 from workers.trainer.samples import Sample
@@ -119,7 +120,20 @@ def train_together(base: Path, mode: str, folder: Path) -> dict[str, Any]:
     sha256 = one.export(folder / "exported")
     assert (folder / "exported").is_dir()
     assert len(sha256) == 64
+    with pytest.raises(ZeroDivisionError if _is_first() else StepFailed, match="only the first"):
+        one.accumulate(mixed(one.loaded), _fails_in_the_first)
+    assert not gradients(one)
     return {"steps": one.steps, "tallies": tallies, "told": told, "logprobs": logprobs, "error": said}
+
+
+def _fails_in_the_first(out: PassOut) -> tuple[Tensor, dict[str, Tensor]]:
+    if _is_first():
+        raise ZeroDivisionError("only the first")
+    return imitate(out)
+
+
+def _is_first() -> bool:
+    return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 if __name__ == "__main__":

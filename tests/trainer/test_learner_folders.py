@@ -106,7 +106,11 @@ def test_a_learner_before_its_first_step_can_be_saved(tiny_model: Path, plain: A
 
 
 def _of_another_rank(folder: Path, tiny: Path) -> dict[str, Any]:
-    return {"lora": Lora(r=8, alpha=8)}
+    return {"lora": Lora(r=8, alpha=16)}
+
+
+def _of_another_scale(folder: Path, tiny: Path) -> dict[str, Any]:
+    return {"lora": Lora(r=4, alpha=16)}
 
 
 def _of_other_layers(folder: Path, tiny: Path) -> dict[str, Any]:
@@ -144,6 +148,7 @@ def _of_a_later_release(folder: Path, tiny: Path) -> dict[str, Any]:
     ("change", "said"),
     [
         (_of_another_rank, r"is \[4, \d+\] there and \[8, \d+\] here"),
+        (_of_another_scale, "its scale is 2.0, and here it is 4.0"),
         (_of_other_layers, "weights are in one of the two only"),
         (_of_another_mode, "its mode is 'lora', and here it is 'full'"),
         (_of_another_base, "its base_sha256 is '00'"),

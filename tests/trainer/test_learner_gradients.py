@@ -133,6 +133,23 @@ def test_a_model_that_trains_as_a_whole_has_no_base(tiny_model: Path, plain: Any
         learner(tiny_model, mode="full").logprobs(mixed(plain), base=True)
 
 
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_what_trains_is_float32_whatever_is_computed_in(tiny_model: Path, plain: Any, mode: Any) -> None:
+    half, exact = (learner(tiny_model, mode=mode, dtype=dtype, learning_rate=1e-5) for dtype in ("bfloat16", "float32"))
+    samples = mixed(plain)
+    apart = np.abs(np.concatenate(half.logprobs(samples)) - np.concatenate(exact.logprobs(samples)))
+    assert 1e-4 < apart.max() < 0.2
+    trained = {name: weight for name, weight in half.loaded.model.named_parameters() if weight.requires_grad}
+    assert {weight.dtype for weight in trained.values()} == {torch.float32}
+    before = {name: weight.clone() for name, weight in trained.items()}
+    for one in (half, exact):
+        _lift(one)
+    tallies = [one.accumulate(samples, imitate) for one in (half, exact)]
+    assert tallies[0].loss == pytest.approx(tallies[1].loss, rel=0.02)
+    half.step()
+    assert all(not torch.equal(weight, before[name]) for name, weight in trained.items() if "q_proj" in name)
+
+
 def test_gradients_that_are_no_numbers_change_nothing(tiny_model: Path, plain: Any) -> None:
     one, samples = learner(tiny_model), mixed(plain)
     one.accumulate(samples, imitate)

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from learner_kit import learner  # noqa: E402
+from learner_kit import imitate, learner, mixed  # noqa: E402
 
 from app.errors import InvalidInput, NotHere  # noqa: E402
 from workers.model.adapters import language_layers  # noqa: E402
@@ -73,3 +74,23 @@ def test_four_bits_without_their_package_are_refused(tiny_model: Path, monkeypat
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(NotHere, match="needs the package bitsandbytes"):
         learner(tiny_model, mode="qlora")
+
+
+def test_an_adapter_beside_weights_of_four_bits_learns(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="trainer mode qlora needs bitsandbytes")
+    one = learner(tiny_model, mode="qlora", dtype="float32")
+    samples = mixed(one.loaded)
+    base = np.concatenate(one.logprobs(samples))
+    whole = np.concatenate(learner(tiny_model).logprobs(samples))
+    assert 0 < np.abs(base - whole).mean() < 0.5, "weights of four bits are near those that they are made from, and not the same"
+    losses = []
+    for _ in range(8):
+        losses.append(one.accumulate(samples, imitate, scale=1 / 25).loss)
+        one.step()
+    assert losses[-1] < 0.6 * losses[0]
+    assert np.array_equal(np.concatenate(one.logprobs(samples, base=True)), base)
+    one.save(tmp_path / "checkpoint")
+    again = learner(tiny_model, mode="qlora", dtype="float32")
+    again.restore(tmp_path / "checkpoint")
+    assert again.export(tmp_path / "again") == one.export(tmp_path / "adapter")
+    assert changed(learner(tiny_model, adapter=str(tmp_path / "adapter"))) == changed(one)

@@ -37,6 +37,14 @@ class Prepared:
     dtype: torch.dtype
     """What it computes in."""
 
+    @property
+    def scale(self) -> float:
+        """How strongly the adapter counts: alpha / r. 1 where there is none."""
+        if self.adapted is None:
+            return 1.0
+        config = self.adapted.peft_config[ADAPTER]
+        return float(config.lora_alpha / config.r)
+
 
 def prepare(settings: Settings) -> Prepared:
     """Load the base and begin. Raises what ``workers.model.loading.load`` and ``read_adapter`` do, InvalidInput and NotHere."""

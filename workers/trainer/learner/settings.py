@@ -72,7 +72,7 @@ class Settings:
     """Of an adapter's start and of dropout."""
     tokens_per_pass: int = 8192
     """Most tokens, padding counted, that go through the model together; one longer sample goes alone. Loss and gradient are the
-    same whatever it is."""
+    same whatever it is; a CPU takes fewer where more would be slower."""
     picture_cache_bytes: int = 512 * 1024**2
     """What may be held of pictures that a frozen vision tower has seen."""
 
