@@ -358,8 +358,10 @@ def _spec(kind: str | None, common: Common, given: Overrides) -> AnySpec:
     try:
         if common.config is not None:
             return specs.load(Path(common.config), kind=kind, overrides=texts)
-        own = kind is not None and kind in specs.KINDS and kind in specs.KINDS[kind].model_fields
-        return specs.build({kind: {}} if own else {}, kind=kind, overrides=texts)
+        tables: Json = {}
+        if kind in specs.KINDS and kind in specs.KINDS[kind].model_fields:
+            tables = {kind: {}}
+        return specs.build(tables, kind=kind, overrides=texts)
     except SpecProblems as problems:
         raise given.named(problems, common.sets) from None
 

@@ -68,7 +68,7 @@ class RlSpec(Spec):
     """What kind of job this is."""
     model: ModelTable
     """What is trained."""
-    rollout: RolloutTable = RolloutTable()
+    rollout: Annotated[RolloutTable, Field(default_factory=lambda: RolloutTable.model_validate({}))]
     """How episodes are played to learn from, and how many."""
     algorithm: AlgorithmTable = AlgorithmTable()
     """How play becomes a gradient."""
@@ -230,6 +230,7 @@ class RlSpec(Spec):
     def checks(self) -> Iterator[Clash]:
         yield from self._counts()
         yield from self._seeds_apart()
+        yield from self.rollout.served_checks("rollout")
         shown_pictures = {
             "rollout.policy_config.use_vision": self.rollout.policy_config.use_vision,
             "model.supports_vision": self.model.supports_vision,
@@ -329,6 +330,7 @@ class RlSpec(Spec):
                 "probabilities leaves that out; write 1.0 for an exact one"
             )
         yield from rollout.play_cautions("rollout")
+        yield from rollout.served_cautions("rollout")
         for key in MODEL_KEYS:
             if key not in SERVED_KEYS and getattr(policy, key) != PolicyConfig.model_fields[key].default:
                 yield f"rollout.policy_config.{key}: only models at an endpoint read it"

@@ -74,10 +74,10 @@ def find(session: Session, ref: str) -> Known:
         raise ModelNotFound(ref)
     query = select(ModelUse, col(Job.created_at)).join(Job, col(Job.id) == ModelUse.job_id)
     names = (ModelUse.adapter_path, ModelUse.artifact, ModelUse.adapter)
+    fixed = or_(col(ModelUse.label) == f"{MODEL}:{ref}", *((col(name) == ref) for name in names))
     is_it = or_(
-        col(ModelUse.label) == f"{MODEL}:{ref}",
         (col(ModelUse.base) == ref) & (col(ModelUse.adapter) == ""),
-        *((col(name) == ref) for name in names),
+        fixed & (col(ModelUse.line) == ""),  # what a line begins from is not what it plays with
     )
     version = _version(session, ref)
     used = [] if version is not None else _used(session, query.where(is_it))
@@ -99,7 +99,7 @@ def _used(session: Session, query: Any) -> list[Known]:
     """What jobs have named: each model once, its newest job first."""
     found: dict[tuple[str, str], Known] = {}
     for use, created_at in session.execute(query.order_by(col(Job.created_at).desc(), col(Job.id))):
-        key = (use.base, use.adapter or use.line)
+        key = (use.base, use.adapter)
         if key not in found:
             found[key] = _of_use(use, created_at)
         model = found[key]
@@ -109,15 +109,15 @@ def _used(session: Session, query: Any) -> list[Known]:
 
 
 def _of_use(use: ModelUse, at: float | None) -> Known:
-    adapter = bool(use.adapter)
+    adapter, fixed = bool(use.adapter), not use.line  # a line's versions are known by themselves: here it names its base
     return Known(
-        ref=use.artifact or (use.adapter_path if adapter else use.base),
+        ref=(use.artifact if fixed else "") or (use.adapter_path if adapter else use.base),
         kind="adapter" if adapter else "base",
         base=use.base,
         name=use.adapter or use.base,
-        path=use.adapter_path,
+        path=use.adapter_path if fixed else "",
         sha256=use.sha256,
-        artifact=use.artifact or None,
+        artifact=(use.artifact if fixed else "") or None,
         last_at=at,
         facts=use.facts,
     )

@@ -140,6 +140,16 @@ def test_a_job_is_begun_from_by_the_adapter_that_it_made(served: Synthq, base: P
     assert any("keeps its rank 4, alpha 8 and layers" in text for text in warned)
 
 
+def test_models_tell_the_base_of_an_rl_job_and_what_it_began_from_each_as_what_it_is(
+    served: Synthq, base: Path, tmp_path: Path
+) -> None:
+    made = makes("adapter", model_folders.adapter(tmp_path / "adapter", on=base))
+    submit(served, FULL, "--model", base, "--warmstart-from", made.id)
+    known = {(each["kind"], each["ref"]) for each in served("models", "list", "--json").json["data"]}
+    artifact = use_of(submit(served, FULL, "--model", base, "--warmstart-from", made.id).job_id).artifact
+    assert known == {("base", str(base)), ("adapter", artifact)}
+
+
 def test_a_job_that_made_a_whole_model_gives_the_base(served: Synthq, base: Path, tmp_path: Path) -> None:
     made = makes("model", model_folders.base(tmp_path / "other"))
     job_id = submit(served, FULL, "--model", base, "--warmstart-from", made.id).job_id

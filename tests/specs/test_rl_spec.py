@@ -302,6 +302,7 @@ def test_the_newer_policy_table_of_that_project_is_read() -> None:
         ({"data": {"episodes_per_iteration": 32}}, "data.episodes_per_iteration", "does not agree"),
         ({"evaluation": {"instances": 20}}, "evaluation.instances", "no whole number each; write 16"),
         ({"rollout": {"temperature": 0.0}}, "rollout.temperature", "nothing to compare"),
+        ({"rollout": {"engine": "vllm", "temperature": 3.0}}, "rollout.temperature", "is above 2"),
         ({"rollout": {"save_frames": "none"}}, "rollout.save_frames", "without the pictures"),
         ({"rollout": {"policy_config": {"provider": "openai"}}}, "rollout.policy_config.provider", "cannot be trained"),
         ({"rollout": {"policy_config": {"model": "x"}}}, "rollout.policy_config.model", "[model] says which"),
