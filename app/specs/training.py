@@ -98,7 +98,7 @@ class OptimKeys(Table):
     gradient_checkpointing: bool | None = None
     """Compute a layer's inner values a second time in place of keeping them: less memory, more time. No value: on a GPU alone."""
     bf16: bool | None = None
-    """Compute in bfloat16; false: in float32. No value: on a GPU alone."""
+    """Compute in bfloat16; false: in float32. No value: as the model's own weights are on a GPU. On a CPU it is float32."""
     tokens_per_pass: Annotated[int, Field(ge=64, le=1_048_576)] = 8192
     """Most tokens, with those that only fill up, that go through the model at once. It changes memory and speed, not what is
     learnt; a longer sample goes alone."""

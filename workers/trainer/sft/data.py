@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal
 
 from app.errors import BadDataset, InvalidInput, Problem
 from workers.model.cache import Cache
@@ -76,14 +76,14 @@ class Data:
         self.lines = 0
         """Lines that were read."""
         self._kept: Cache[int, Sample] = Cache(budget)
-        self._file = path.open("rb")
         most = min(limits.tokens, by.max_length)
-        self.entries = tuple(self._look(limits, most, after_line))
+        with path.open("rb") as file:
+            self.entries = tuple(self._look(file, limits, most, after_line))
 
-    def _look(self, limits: Limits, most: int, after_line: Callable[[int], None]) -> Iterator[Entry]:
+    def _look(self, file: BinaryIO, limits: Limits, most: int, after_line: Callable[[int], None]) -> Iterator[Entry]:
         problems: list[Problem] = []
         count = at = 0
-        while (limits.lines is None or self.lines < limits.lines) and (content := self._file.readline()):
+        while (limits.lines is None or self.lines < limits.lines) and (content := file.readline()):
             self.lines += 1
             try:
                 line = json.loads(content)
@@ -114,15 +114,13 @@ class Data:
         if (held := self._kept.get(number)) is not None:
             return held
         entry = self.entries[number]
-        self._file.seek(entry.at)
-        made = self._liner.samples(json.loads(self._file.readline()), self._key(entry.line))[entry.part]
+        with self.path.open("rb") as file:
+            file.seek(entry.at)
+            content = file.readline()
+        made = self._liner.samples(json.loads(content), self._key(entry.line))[entry.part]
         size = _ID_BYTES * len(made.ids) + sum(picture.patches.nbytes for picture in made.pictures)
         self._kept.put(number, made, size)
         return made
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def _entry(line: dict[str, object], sample: Sample, number: int, at: int, part: int) -> Entry:

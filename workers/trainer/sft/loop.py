@@ -40,22 +40,18 @@ def run(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
     spec = parse("sft", args["spec"])
     assert isinstance(spec, SftSpec), "it was parsed as that"
     lines = _lines(spec, args, reading(args["base"]), tell, held)
-    try:
-        made = plan(spec, base=args["base"], adapter=args["adapter"], samples=len(lines.learnt), processes=held.size)
-        for sentence in (*made.substituted, *_left_out(lines)):
-            tell({"warning": sentence})
-        kept = Kept(Path(args["folder"]), removes=held.rank == 0)
-        learner, state = _begin(made, kept, held, tell)
-        begun = learner.steps
-        training = Training(learner, lines, spec.sft, made, state, kept=kept, held=held, tell=tell)
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        began = time.perf_counter()
-        folder = training.run()
-        return _told(training, folder, began_at=begun, wall_s=time.perf_counter() - began, processes=held.size)
-    finally:
-        lines.train.close()
-        lines.val.close()
+    made = plan(spec, base=args["base"], adapter=args["adapter"], samples=len(lines.learnt), processes=held.size)
+    for sentence in (*made.substituted, *_left_out(lines)):
+        tell({"warning": sentence})
+    kept = Kept(Path(args["folder"]), removes=held.rank == 0)
+    learner, state = _begin(made, kept, held, tell)
+    begun = learner.steps
+    training = Training(learner, lines, spec.sft, made, state, kept=kept, held=held, tell=tell)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    folder = training.run()
+    return _told(training, folder, began_at=begun, wall_s=time.perf_counter() - began, processes=held.size)
 
 
 def _lines(spec: SftSpec, args: dict[str, Any], by: Reading, tell: Tell, held: Held) -> Lines:

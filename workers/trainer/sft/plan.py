@@ -33,6 +33,8 @@ def plan(spec: SftSpec, *, base: str, adapter: str, samples: int, processes: int
     if mode == "qlora" and (lacks := _no_qlora(on_gpu)):
         mode = "lora"
         substituted.append(f"trainer_mode is lora: qlora needs {lacks}; the base is kept in its own precision")
+    if table.bf16 and not on_gpu:
+        substituted.append("it computes in float32: bf16 is slower than that on a CPU")
     total = table.steps(samples)
     settings = Settings(
         base=base,
@@ -53,7 +55,7 @@ def plan(spec: SftSpec, *, base: str, adapter: str, samples: int, processes: int
         eps=table.adam_eps,
         max_grad_norm=table.max_grad_norm,
         gradient_checkpointing=on_gpu if table.gradient_checkpointing is None else table.gradient_checkpointing,
-        dtype={None: "auto", True: "bfloat16", False: "float32"}[table.bf16],
+        dtype={None: "auto", True: "bfloat16" if on_gpu else "float32", False: "float32"}[table.bf16],
         seed=table.seed,
         tokens_per_pass=min(table.tokens_per_pass, table.batch_size * table.sequence_length),
     )
