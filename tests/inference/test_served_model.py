@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from core import model_folders
 from supervisor.conftest import until
 
 from workers.inference import served
@@ -25,6 +26,10 @@ class Answers(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         self.wfile.write(sys.argv[1].encode())
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(409 if "/load" in self.path else 200)
+        self.end_headers()
 HTTPServer(("127.0.0.1", int(sys.argv[2])), Answers).serve_forever()
 """
 Serve = Callable[[str], Served]
@@ -80,6 +85,30 @@ def test_an_engine_that_says_nothing_sensible_for_long_is_given_up(
     until(given_up, "it is given up", timeout_s=20)
     assert engine.fault is not None
     assert "has not answered" in engine.fault.reason
+
+
+def test_an_adapter_for_which_there_is_no_room_is_not_asked_for_again_before_another_has_gone(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "IN_USE_S", 0.0)
+    engine, path = serve('{"running": 0, "waiting": 0, "capacity": 1}'), model_folders.adapter(tmp_path / "two", "/m")
+    engine.adapters = {"one": {"path": "/one", "sha256": ""}}
+
+    def asked() -> int:
+        return (tmp_path / "engine.log").read_text().count("POST /v1/load_lora_adapter")
+
+    def bring(**adapters: str) -> None:
+        engine.bring(adapters)
+        until(engine._work.done, "it has done what it could", timeout_s=20)
+
+    for _ in range(5):
+        bring(one="/one", two=str(path))
+    until(asked, "it was asked for", timeout_s=20)
+    assert asked() == 1
+    for _ in range(3):
+        bring(two=str(path))  # the first of them takes the other away
+    until(lambda: asked() > 1, "it is asked for again", timeout_s=20)
+    assert (asked(), engine.adapters, engine.faults) == (2, {}, [])
 
 
 def test_an_engine_that_tells_how_busy_it_is_is_kept(serve: Serve) -> None:
