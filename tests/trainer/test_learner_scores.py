@@ -68,13 +68,14 @@ def test_a_reply_that_was_drawn_greedily_is_scored_as_the_engine_does(fresh: Lea
     assert np.array_equal(fresh.logprobs([replace(one, temperature=0.0)])[0], fresh.logprobs([one])[0])
 
 
-def test_log_probabilities_are_those_that_the_engine_told(fresh: Learner, plain: Any) -> None:
+def drawn(core: Any, loaded: Any, model: str | None = None) -> tuple[list[Sample], list[Any]]:
+    """Replies at several temperatures, to prompts with up to two pictures, as samples; and what the engine told of each."""
     asks = [
-        (prompt(plain, 20 + 7 * i, pictures=[picture(plain, 3 * i + j) for j in range(i % 3)], seed=i), temperature)
+        (prompt(loaded, 20 + 7 * i, pictures=[picture(loaded, 3 * i + j) for j in range(i % 3)], seed=i), temperature)
         for i, temperature in enumerate((1.0, 0.7, 1.3, 0.5, 1.0, 0.0))
     ]
-    with engine(plain, max_model_len=512, image_cache_bytes=1 << 20) as core:
-        said = replies(core, [(asked, Sampling(temperature=t, max_tokens=6, seed=9)) for asked, t in asks])
+    given = [(asked, Sampling(temperature=t, max_tokens=6, seed=9)) for asked, t in asks]
+    said = replies(core, given if model is None else [(*each, model) for each in given])
     samples = [
         Sample(
             key=str(i),
@@ -86,8 +87,31 @@ def test_log_probabilities_are_those_that_the_engine_told(fresh: Learner, plain:
         for i, ((asked, t), reply) in enumerate(zip(asks, said, strict=True))
     ]
     assert sum(len(one.targets) for one in samples) > 20
-    for told, reply in zip(fresh.logprobs(samples), said, strict=True):
-        assert np.abs(told - np.array(reply.logprobs)).max() < 2 * TOLERANCE
+    return samples, said
+
+
+def farthest(told: list[Any], said: list[Any]) -> float:
+    """How far any log-probability is from what the engine told."""
+    return max(float(np.abs(ours - np.array(reply.logprobs)).max()) for ours, reply in zip(told, said, strict=True))
+
+
+def test_log_probabilities_are_those_that_the_engine_told(fresh: Learner, plain: Any) -> None:
+    with engine(plain, max_model_len=512, image_cache_bytes=1 << 20) as core:
+        samples, said = drawn(core, plain)
+    assert farthest(fresh.logprobs(samples), said) < 2 * TOLERANCE
+
+
+def test_they_still_are_when_the_engine_plays_what_was_trained(tiny_model: Path, tmp_path: Path) -> None:
+    one, served = learner(tiny_model), load(tiny_model, device="cpu")
+    for step in range(3):
+        one.accumulate([sample(served, 20 + 5 * step + i) for i in range(5)], imitate)
+        one.step()
+    one.export(tmp_path / "adapter")
+    with engine(served, max_model_len=512, max_loras=1, max_lora_rank=8, image_cache_bytes=1 << 20) as core:
+        core.load_adapter("trained", str(tmp_path / "adapter"))
+        samples, said = drawn(core, served, "trained")
+    assert farthest(one.logprobs(samples), said) < 2 * TOLERANCE
+    assert farthest(one.logprobs(samples, base=True), said) > 0.1
 
 
 def test_an_image_token_in_a_reply_is_text(fresh: Learner, plain: Any) -> None:
