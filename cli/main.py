@@ -40,7 +40,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Results": {
         "artifacts": ("cli.artifacts:artifacts", "List or download the files that a job made."),
-        "compare": ("cli.compare:compare", "Put jobs side by side: scores, achievements, what differs for certain."),
+        "compare": ("cli.compare:compare", "Put jobs side by side: scores, achievements, and what differs for certain."),
         "data": ("cli.data:data", "Check and show training data."),
         "metrics": ("cli.metrics:metrics", "Show what was measured of a job while it ran."),
         "models": ("cli.models:models", "Make, export, list and show models."),

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alembic import command
 from core.kit import submit_noop, write
 from fastapi.testclient import TestClient
 from served import Submit
 
-from app import db
+from app import db, migrate
+from app.fsck import __main__ as fsck
 from app.store import metrics
 
 
@@ -72,6 +74,28 @@ def test_points_go_with_their_job(store: str) -> None:
     recorded(job_id, "train", 0, loss=1.0)
     assert write("DELETE FROM job WHERE id = :id", id=job_id) == 1
     assert series(job_id) == []
+
+
+@pytest.mark.parametrize("revision", ["0001", "0003", "0005"])
+def test_a_store_of_an_earlier_version_keeps_its_jobs_and_takes_points(store: str, revision: str) -> None:
+    job_id = submit_noop().id
+    with db.engine().connect().execution_options(synthq_write=True) as connection, connection.begin():
+        made = migrate.config()
+        made.attributes["connection"] = connection
+        command.downgrade(made, revision)
+    migrate.upgrade()
+    recorded(job_id, "train", 0, loss=1.0)
+    assert series(job_id) == [("train", 0, {"loss": 1.0})]
+
+
+def test_fsck_tells_of_points_that_cannot_be_read(store: str) -> None:
+    job_id = submit_noop().id
+    recorded(job_id, "train", 3, loss=1.0, bad=math.nan)
+    assert [problem for check in fsck.run() for problem in check.problems] == []
+    write("""UPDATE metric SET "values" = '{"loss": "low"}'""")
+    (problem,) = [problem for check in fsck.run() for problem in check.problems]
+    assert problem.subject == job_id
+    assert problem.sentence.startswith(f"train 3 of job {job_id} has in its column values what cannot be read")
 
 
 def test_the_api_gives_points_page_by_page_and_tells_every_scope(api: TestClient, submit: Submit) -> None:
