@@ -114,7 +114,7 @@ def dataset(session: Session, ref: str) -> Dataset:
     job = jobs.find(session, ref)
     if job.kind not in LEARNABLE:
         way_out = f"; `synthq submit filter --job {job.id}` makes lines of its play" if job.kind in ("eval", "rl") else ""
-        raise InvalidInput(f"job {job.id} is a {job.kind} job, which makes no lines{way_out}")
+        raise InvalidInput(f"job {job.id} is of the kind {job.kind}, which makes no lines{way_out}")
     made = [row for row in jobs.artifacts(session, job) if row.kind == DATASET and row.data.get("side") != VAL]
     if not made:
         raise InvalidInput(f"job {job.id} ({job.kind}) is {job.state} and has made no lines")

@@ -234,13 +234,22 @@ def train(kind: str | None, **flags: Any) -> int:
 def _train(kind: str | None, flags: Json) -> int:
     """Submit an sft or rl job; without a kind, the one that the file says."""
     common, own = _take(flags)
-    if kind is None:
-        kind = _spec(None, common, Overrides()).kind
+    kind = kind or _kind_in(common)
     if kind == "sft":
         return _sft(common, own)
     if kind == "rl":
         return _rl(common, own)
     raise BadFlag(f"train takes specs of sft and rl, and {common.config} is one of {kind}; write `synthq submit {kind}`")
+
+
+def _kind_in(common: Common) -> str:
+    """The kind that a file says it is; flags may yet make it whole. Raises SpecProblems where it says none, or two."""
+    from app.specs.kinds import kinds_in
+    from app.specs.source import parse_toml, read_text
+
+    tables = parse_toml(read_text(Path(common.config or "")), str(common.config))
+    found = kinds_in(tables) if tables.get("kind") is None else [tables["kind"]]
+    return str(found[0]) if len(found) == 1 else _spec(None, common, Overrides()).kind
 
 
 def _rl(common: Common, own: Json) -> int:
