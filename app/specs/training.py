@@ -110,11 +110,12 @@ class LoggersTable(Table):
     """Who else is told the figures of the training, beside the store, which always is."""
 
     tensorboard: bool = False
-    """Files of TensorBoard in the job's own folder, `runs/JOB/tensorboard` of the worker's home."""
+    """Files of TensorBoard, in `loggers/tensorboard/PROJECT` of the home of the trainer, where each job is a run."""
     wandb: bool = False
     """Weights & Biases, where its package is installed; the key is the environment's (`WANDB_API_KEY`)."""
     mlflow: bool = False
-    """MLflow, where its package is installed; the address is the environment's (`MLFLOW_TRACKING_URI`)."""
+    """MLflow, where its package is installed; the address is the environment's (`MLFLOW_TRACKING_URI`), else the file
+    `loggers/mlflow.db` of that home."""
     trackio: bool = False
     """Trackio, where its package is installed."""
     project: Annotated[str, StringConstraints(pattern=NAME)] = "synthq"

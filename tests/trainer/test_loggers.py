@@ -36,7 +36,7 @@ def kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     spec = {"kind": "sft", "sft": {"data": "lines", "learning_rate": 1e-4, "name": None}}
-    return Run(job="job_7x3k", name="try", project="synthq", folder=tmp_path / "job_7x3k", spec=spec)
+    return Run(job="job_7x3k", name="try", project="synthq", folder=tmp_path / "loggers", spec=spec)
 
 
 def train(run: Run, *names: str, points: int = 3, first: int = 0) -> list[str]:
@@ -120,7 +120,7 @@ def test_the_spec_and_the_loggers_know_the_same_names() -> None:
 def test_tensorboard_reads_the_figures_back(run: Run) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", exc_type=ImportError)
     assert train(run, "tensorboard") == train(run, "tensorboard", first=3) == []
-    found = events.EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    found = events.EventAccumulator(str(run.folder / "tensorboard" / "synthq" / "try-job_7x3k")).Reload()
     losses = [(event.step, event.value) for event in found.Scalars("train/loss")]
     assert losses == [(index, pytest.approx(1 / (index + 1))) for index in range(6)]
     assert sorted(found.Tags()["scalars"]) == ["train/loss", "val/loss"]
@@ -176,6 +176,6 @@ def test_trackio_keeps_the_figures_of_both_steps_in_one_run(run: Run, monkeypatc
     from trackio.sqlite_storage import SQLiteStorage
 
     assert train(run, "trackio") == train(run, "trackio", first=3) == []
-    assert SQLiteStorage.get_runs("synthq") == ["try job_7x3k"]
-    rows = SQLiteStorage.get_logs("synthq", "try job_7x3k")
+    assert SQLiteStorage.get_runs("synthq") == ["try-job_7x3k"]
+    rows = SQLiteStorage.get_logs("synthq", "try-job_7x3k")
     assert [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row] == [(i, 1 / (i + 1)) for i in range(6)]

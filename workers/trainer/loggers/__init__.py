@@ -18,8 +18,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, SupportsFloat
 
-from app import runs
 from app.errors import LostStep, StepCancelled
+from app.settings import get_settings
 from workers.runner import StepContext
 from workers.trainer.loggers.base import Logger, Run
 from workers.trainer.loggers.behind import CLOSE_S, Behind
@@ -33,6 +33,9 @@ LOGGERS: Final[Mapping[str, tuple[str, str]]] = {
     "trackio": ("workers.trainer.loggers.trackio:Trackio", "trackio"),
 }
 """Every logger by its key in the spec: its class, and what pip installs it as."""
+
+FOLDER: Final = "loggers"
+"""Below the home."""
 
 
 class Loggers:
@@ -79,7 +82,7 @@ def of(context: StepContext) -> Loggers:
         job=context.job_id,
         name=spec.name or context.job_id,
         project=spec.loggers.project,
-        folder=runs.folder(context.job_id),
+        folder=get_settings().home / FOLDER,
         spec=context.claim.spec,
     )
 

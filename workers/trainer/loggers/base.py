@@ -31,9 +31,14 @@ class Run:
     """For people; other jobs may have it too."""
     project: str
     folder: Path
-    """The job's own, on this machine."""
+    """Where loggers of all jobs may write on this machine; what is there stays when a job is removed."""
     spec: Mapping[str, Any]
     """The resolved spec."""
+
+    @property
+    def title(self) -> str:
+        """A name that no other job has, for loggers that know runs by their names."""
+        return self.job if self.name == self.job else f"{self.name}-{self.job}"
 
 
 def named(scope: str, values: Values) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Figures as a run of MLflow, at ``MLFLOW_TRACKING_URI``; without that in files of the job's own folder."""
+"""Figures as a run of MLflow, at ``MLFLOW_TRACKING_URI``; without that in a file of this machine."""
 
 from __future__ import annotations
 

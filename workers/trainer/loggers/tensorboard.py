@@ -1,9 +1,10 @@
-"""Figures as files of TensorBoard, in the job's own folder."""
+"""Figures as files of TensorBoard: a folder for each project, in which each job is a run."""
 
 from __future__ import annotations
 
 import time
 
+from app.file_names import clean_name
 from workers.trainer.loggers.base import Run, Values, named
 
 
@@ -16,7 +17,7 @@ class TensorBoard:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._event, self._summary = Event, Summary
-        folder = run.folder / "tensorboard"
+        folder = run.folder / "tensorboard" / run.project / clean_name(run.title)
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = EventFileWriter(str(folder))
 

@@ -11,8 +11,7 @@ class Trackio:
     def __init__(self, run: Run) -> None:
         import trackio
 
-        name = run.job if run.name == run.job else f"{run.name} {run.job}"
-        self._run = trackio.init(project=run.project, name=name, config=dict(run.spec), resume="allow", embed=False)
+        self._run = trackio.init(project=run.project, name=run.title, config=dict(run.spec), resume="allow", embed=False)
 
     def log(self, scope: str, index: int, values: Values) -> None:
         """One row for the point."""
