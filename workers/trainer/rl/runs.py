@@ -44,12 +44,14 @@ class Runs:
         return self.at(iteration) / "adapter"
 
     def result(self, iteration: int) -> dict[str, Any] | None:
-        """What an update told when it was done; None when it is not."""
+        """What an update told when it was done, and where its adapter is, as ``path``; None when it is not done."""
         path = self.at(iteration) / "result.json"
         if not path.is_file():
             return None
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return told
+        return self._with_path(iteration, json.loads(path.read_text(encoding="utf-8")))
+
+    def _with_path(self, iteration: int, told: dict[str, Any]) -> dict[str, Any]:
+        return {**told, "path": str(self.adapter(iteration))}  # not in the file: a home may be moved
 
     @property
     def updates(self) -> int:
@@ -62,7 +64,7 @@ class Runs:
     def write(self, iteration: int, fill: Callable[[Path], Mapping[str, Any]], *, first: bool) -> dict[str, Any]:
         """Have ``fill`` write ``state`` and ``adapter`` in a folder, and give that its name once all of it is there.
 
-        Gives what ``fill`` tells. Where several train together all fill one folder, and the ``first`` names it.
+        Gives what ``result`` does from then on. Where several train together all fill one folder, and the ``first`` names it.
         """
         final = self.at(iteration)
         draft = final.with_name(f".{final.name}")
@@ -76,7 +78,7 @@ class Runs:
             sync(draft)
             draft.rename(final)
             sync(final.parent)
-        return told
+        return self._with_path(iteration, told)
 
     def prune(self, keep: int) -> None:
         """Drop the states of all but the newest ``keep`` updates; what was published stays."""

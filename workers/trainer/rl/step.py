@@ -16,9 +16,10 @@ from app import artifacts, broker, db
 from app.endpoints import publish, use_of
 from app.errors import StepFailed
 from app.models import AdapterVersion, Artifact, Job, ModelUse, VersionState
+from app.specs.rl import RlSpec
 from app.store import events, metrics
 from workers.runner import Drain, StepContext
-from workers.trainer import resident
+from workers.trainer import loggers, resident
 from workers.trainer.rl.runs import BEGIN, Runs
 
 LIVE_S: Final = 60.0
@@ -37,6 +38,7 @@ def begin(context: StepContext) -> dict[str, Any]:
     use, runs = _use(context), Runs(context.job_id)
     told = _ask(context, "begin", use)
     done = runs.updates
+    context.log(_says(context.spec, use, told, done))
     if done:
         told = runs.result(done - 1) or told
     seconds = _take_live(context, use, done - 1 if done else BEGIN, told)
@@ -48,10 +50,19 @@ def update(context: StepContext) -> dict[str, Any]:
     iteration: int = context.payload["iteration"]
     use = _use(context)
     told = _ask(context, "run", use, iteration=iteration, version=iteration + 1)
-    seconds = _take_live(context, use, iteration, told)
-    with context.write() as session:
-        metrics.record(session, context.job_id, SCOPE, iteration, {**told["figures"], "seconds/publish": seconds})
+    figures = {**told["figures"], "seconds/publish": _take_live(context, use, iteration, told)}
+    with loggers.of(context) as others:
+        with context.write() as session:
+            metrics.record(session, context.job_id, SCOPE, iteration, figures)
+        others.log(SCOPE, iteration, figures)
     return {"version": iteration + 2, "stop": told["stop"], "warnings": told["warnings"]}
+
+
+def _says(spec: RlSpec, use: ModelUse, told: Mapping[str, Any], done: int) -> str:
+    begun = f"going on from {use.adapter_path}" if use.adapter_path else "a new adapter"
+    later = f"; {done} updates are done already" if done else ""
+    layers = ", ".join(spec.lora.layers)
+    return f"training {use.base}, {begun} of {told['parameters']:,} numbers on {layers} of the language model{later}"
 
 
 def _use(context: StepContext) -> ModelUse:

@@ -133,7 +133,7 @@ def frames(session: Session, wanted: Iterable[str]) -> dict[str, bytes]:
     names, found = sorted(wanted), dict[str, bytes]()
     for start in range(0, len(names), AT_ONCE):
         query = select(col(FrameRow.sha256), col(FrameRow.png)).where(col(FrameRow.sha256).in_(names[start : start + AT_ONCE]))
-        found.update(row.tuple() for row in session.execute(query))
+        found.update((sha256, png) for sha256, png in session.execute(query))
     for sha256, png in found.items():
         if (is_now := hashlib.sha256(png).hexdigest()) != sha256:
             raise StepFailed(f"the stored bytes of frame {sha256} have sha256 {is_now}: they were changed")

@@ -84,7 +84,7 @@ def _write(runs: Runs, iteration: int, learner: Learner, held: Held, phases: Pha
             learner.save(folder / "state", {"iteration": iteration})
             sha256 = learner.export(folder / "adapter")
         figures = {**told.get("figures", {}), **phases.figures()}
-        return {**told, "figures": figures, "path": str(runs.adapter(iteration)), "sha256": sha256}
+        return {**told, "figures": figures, "sha256": sha256}
 
     return runs.write(iteration, fill, first=held.rank == 0)
 
