@@ -107,9 +107,12 @@ def unlike(found: Json) -> list[str]:
 
 
 def interval(value: Any, scale: float = 1.0, form: str = ".2f", *, signed: bool = False) -> str:
-    """``2.30 [1.10, 3.50]``; a difference has its sign, and a star when its interval is without 0."""
+    """``2.30 [1.10, 3.50]``; a difference has its sign, and a star when its interval is without 0;
+    ``0`` where all seeds agree."""
     if not isinstance(value, dict):
         return "-"
+    if signed and value["mean"] == value["low"] == value["high"] == 0:
+        return "0"
     form = f"+{form}" if signed else form
     numbers = [value[key] for key in ("mean", "low", "high")]
     texts = ["" if number is None else format(round(number * scale, 6) + 0.0, form) for number in numbers]
@@ -168,7 +171,8 @@ def _achievements(found: Json) -> list[str]:
             cells.append(_coloured(gain, interval(gain, 100.0, ".1f", signed=True)))
         rows.append([show.clean(name), *cells])
     last = ["gain"] if len(labels) == 2 else []
-    return _aligned(["unlocked in % of episodes", *map(show.clean, labels), *last], rows)
+    heading = "unlocked in % of episodes" if len(labels) == 2 else f"unlocked in % of episodes ({SURE} not as the first)"
+    return _aligned([heading, *labels, *last], rows)
 
 
 def _outcomes(found: Json) -> list[str]:

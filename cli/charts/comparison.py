@@ -110,7 +110,8 @@ def _achievements(figure: Any, found: Json) -> None:
     axes = figure.subplots(1, 1 + len(pairs), sharey=True, squeeze=False, width_ratios=[1.5] + [1.0] * len(pairs))[0]
     for place, label in enumerate(labels):
         values = [100 * rates[label][name]["mean"] for name in names]
-        axes[0].plot(values, range(len(names)), "o", color=paper.colour(place), markersize=6, label=label, alpha=0.9)
+        rows = [row + (place - (len(labels) - 1) / 2) * min(0.16, 0.5 / len(labels)) for row in range(len(names))]
+        axes[0].plot(values, rows, "o", color=paper.colour(place), markersize=6, label=label, alpha=0.9)
     spans = [[100 * rates[label][name]["mean"] for label in labels] for name in names]
     axes[0].hlines(range(len(names)), [min(span) for span in spans], [max(span) for span in spans], color=paper.GRID, zorder=0)
     axes[0].set_title("unlocked in % of the episodes")
