@@ -22,8 +22,13 @@ from sqlalchemy import create_engine, text
 from app import broker as broker_module
 from app import db, migrate
 from app.settings import get_settings
+from workers.model.threads import sharing
 
 POSTGRES_URL = "SYNTHQ_TEST_POSTGRES_URL"
+
+# Tests run beside one another, one on each core. Read when torch is first imported, in this process and those that it starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ |= sharing()
 
 # A shell ignores SIGINT for what it starts in the background, and what is ignored stays so in every process below. Tests that
 # press Ctrl-C would then wait for ever.

@@ -8,6 +8,7 @@ from app.engines import TRANSFORMERS, why_not
 from app.errors import NotHere
 from app.specs.engine import VllmTable
 from workers.inference.engines.base import Options
+from workers.model.threads import sharing
 
 
 class Transformers:
@@ -39,4 +40,4 @@ class Transformers:
 
     def environment(self, base: str, options: Options) -> dict[str, str]:
         """As ``Engine.environment``: a model in a folder asks the hub for nothing."""
-        return {"HF_HUB_OFFLINE": "1"} if base.startswith("/") else {}
+        return sharing() | ({"HF_HUB_OFFLINE": "1"} if base.startswith("/") else {})

@@ -21,6 +21,7 @@ from app.logs import redacted
 from app.settings import get_settings
 from app.supervisor.child import LogFile, describe
 from app.supervisor.state import kill_group
+from workers.model.threads import sharing
 from workers.trainer.wire import Wire
 
 log = logging.getLogger("synthq.trainer")
@@ -63,7 +64,7 @@ class Process:
             try:
                 self._process = subprocess.Popen(
                     leashed(command(devices), group=True),
-                    env={**env, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
+                    env={**env, **sharing(), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
                     stdin=theirs.fileno(),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
