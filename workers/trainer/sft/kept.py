@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from app import runs
 from app.errors import BadModel
 from app.weights import read_json
 from workers.trainer.learner import Learner
@@ -14,6 +15,8 @@ from workers.trainer.learner.checkpoint import FACTS
 
 MOST: Final = 2
 """Checkpoints that are kept: one may be damaged by what ended the machine."""
+BYTES_KEPT, BYTES_TOLD = 12, 4
+"""What a trained number takes at most: in a checkpoint with the optimizer's two, and in an export."""
 BEST, LAST = "best", "last"
 """What exports are called."""
 
@@ -33,6 +36,7 @@ class Kept:
         """Write a checkpoint of a learner and the state that goes with it, if it is not there; older ones go."""
         path = self._folder / f"step-{learner.steps:08d}"
         if not (path / FACTS).is_file():
+            runs.check_room(BYTES_KEPT * learner.parameters)
             learner.save(path, state)
         self._remove(self.checkpoints()[MOST:])
         return path
@@ -48,6 +52,7 @@ class Kept:
         """Write what was trained so far, if it is not there."""
         path = self.path(name, learner.steps)
         if not path.is_dir():
+            runs.check_room(BYTES_TOLD * learner.parameters)
             learner.export(path)
         return path
 

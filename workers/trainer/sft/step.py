@@ -18,7 +18,8 @@ from app.specs.sft import SftSpec
 from app.store import metrics
 from app.training_refs import Start
 from workers.runner import StepContext
-from workers.trainer import resident
+from workers.trainer import loggers, resident
+from workers.trainer.loggers import Loggers
 from workers.trainer.sft.data import MOST_TOLD
 
 TARGET: Final = "workers.trainer.sft.loop:run"
@@ -45,10 +46,11 @@ def run(context: StepContext) -> dict[str, Any]:
         "folder": str(runs.folder(context.job_id)),
     }
     context.log(_says(spec, begin, train, val))
-    told = Told(context)
-    with resident.child() as child:
-        result = child.call(TARGET, args, on_event=told.take, check=context.check)
-    told.write()
+    with loggers.of(context) as others:
+        told = Told(context, others)
+        with resident.child() as child:
+            result = child.call(TARGET, args, on_event=told.take, check=context.check)
+        told.write()
     return _store(context, result, begin, [row for row in (train, val) if row is not None])
 
 
@@ -87,10 +89,10 @@ def _check(context: StepContext, path: Path, name: str) -> None:
 
 
 class Told:
-    """What the child tells, on its way into the store."""
+    """What the child tells, on its way into the store, and to whom else the spec wants told."""
 
-    def __init__(self, context: StepContext) -> None:
-        self._context = context
+    def __init__(self, context: StepContext, others: Loggers) -> None:
+        self._context, self._others = context, others
         self._rows: list[dict[str, Any]] = []
         self._done: tuple[int, int] | None = None
         self._written_at = time.monotonic()
@@ -117,6 +119,8 @@ class Told:
             if self._done is not None:
                 done, total = self._done
                 self._context.progress(done, total or None, session=session)
+        for row in rows:
+            self._others.log(row["scope"], row["index"], row["values"])
 
 
 def _store(context: StepContext, result: dict[str, Any], begin: Start, data: list[Artifact]) -> dict[str, Any]:
