@@ -1,4 +1,4 @@
-"""How a process that computes with torch shares a machine's cores with others. No torch here: it is said before torch is there."""
+"""How a process that computes with torch shares the cores of a machine. No torch here: it is said before torch is there."""
 
 from __future__ import annotations
 
