@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -73,13 +72,13 @@ class Optimizer:
 
     def _shortened(self) -> float:
         """The gradient's length, before it is shortened."""
-        grads = [weight.grad for weight in self.weights.values() if weight.grad is not None]
-        if not grads:
+        weights = [weight for weight in self.weights.values() if weight.grad is not None]
+        if not weights:
             return 0.0
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
         length, most = float(norm), self._settings.max_grad_norm
         if math.isfinite(length) and 0 < most < length:
-            torch._foreach_mul_(grads, most / length)
+            nn.utils.clip_grads_with_norm_(weights, most, norm)
         return length
 
     def moments(self) -> dict[str, Tensor]:
