@@ -249,6 +249,15 @@ def test_the_module_keeps_one_child_for_the_process(monkeypatch: pytest.MonkeyPa
     assert (first["pid"], second["calls"]) == (second["pid"], 2)
 
 
+def test_torch_is_loaded_in_the_child_alone() -> None:
+    look = "import sys; from workers import tasks; from workers.runner import load; from workers.trainer.resident import make; "
+    look += "[load(tasks.STEPS[kind]) for kind in ('sft', 'begin', 'update', 'keep')]; make('trainer-1'); "
+    look += "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, cwd=TESTS.parent, timeout=60, check=False)
+
+    assert (ran.stdout, ran.stderr) == ("[]\n", "")
+
+
 def test_lines_of_any_length_pass_while_the_other_end_waits_for_one() -> None:
     ours, theirs = map(Wire, socket.socketpair())
     long = {"said": "x" * 3_000_000}

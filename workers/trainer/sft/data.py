@@ -16,14 +16,13 @@ from typing import BinaryIO, Final, Literal
 from app.errors import BadDataset, InvalidInput, Problem
 from workers.model.cache import Cache
 from workers.trainer.samples import Sample
+from workers.trainer.sft import MOST_TOLD
 from workers.trainer.sft.lines import Liner, Reading
 
 SAMPLE_BYTES: Final = 1 << 30
 """What samples that are kept may take."""
 _ID_BYTES: Final = 36
 """What one id takes in a tuple."""
-MOST_TOLD: Final = 20
-"""Problems that are told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from app.training_refs import Start
 from workers.runner import StepContext
 from workers.trainer import loggers, resident
 from workers.trainer.loggers import Loggers
-from workers.trainer.sft.data import MOST_TOLD
+from workers.trainer.sft import MOST_TOLD
 
 TARGET: Final = "workers.trainer.sft.loop:run"
 WRITE_S: Final = 1.0
