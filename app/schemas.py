@@ -101,7 +101,7 @@ class ProgressOut(Out):
     done: int
     failed: int
     total: int
-    unit: Literal["episodes", "steps"]
+    unit: Literal["episodes", "steps", "iterations"]
     cut_short: int = Field(0, description="episodes that the job's cancellation ended in their middle; a retry goes on with them")
 
 

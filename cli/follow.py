@@ -29,6 +29,8 @@ NOT_ENDED: Final = 101
 INTERRUPTED: Final = 130
 MILD_FIRST: Final = (0, NOT_ENDED, WaitTimeout.exit_code, 103, 100)
 LEVELS: Final = ("info", "warning", "error")
+COURSE: Final = frozenset({"update.done", "rl.evaluated"})
+"""Types of events that tell how a training goes; `watch` prints them too."""
 POLL_S: Final = (0.3, 2.0)
 """Shortest and longest pause between two looks at a job."""
 PATIENCE_S: Final = 120.0
@@ -112,7 +114,7 @@ def watch_job(client: Client, job_id: str, *, own: bool = False) -> Json:
             fresh, _ = patient(new_events, client, job_id, after)
             job = patient(client.job, job_id)
             for event in fresh:
-                if event.get("level") != "info" and event.get("type") not in untold:
+                if event.get("type") in COURSE or (event.get("level") != "info" and event.get("type") not in untold):
                     display.tell(_log_line(event))
             if job["state"] in OUTCOME:
                 return job

@@ -329,7 +329,8 @@ def _submit(kind: str | None, common: Common, given: Overrides) -> int:
     if common.as_json and common.id_only:
         raise BadFlag("--json and --id-only both say what is printed; keep one")
     given.add("--name", "name", common.name)
-    request = {**_request(kind, common, given), **_wishes(common)}
+    checked, told = _request(kind, common, given)
+    request = {**checked, **_wishes(common)}
     if common.dry_run:
         return 0
     from cli.client import Client
@@ -337,11 +338,14 @@ def _submit(kind: str | None, common: Common, given: Overrides) -> int:
     with Client() as client:
         key = uuid4().hex if common.idempotency_key is None else _plain_key(common.idempotency_key)
         job = client.post("/jobs", request, **{"Idempotency-Key": key})
+        for caution in job.get("warnings") or []:  # the server knows what names mean
+            if caution not in told:
+                show.say(f"warning: {caution}")
         return _tell(client, job, common)
 
 
-def _request(kind: str | None, common: Common, given: Overrides) -> Json:
-    """The checked spec as the API takes it. Tells warnings, and in a dry run the whole of it."""
+def _request(kind: str | None, common: Common, given: Overrides) -> tuple[Json, list[str]]:
+    """The checked spec as the API takes it, and the warnings that were told of it. In a dry run the whole of it is told."""
     from app import specs
 
     spec = _spec(kind, common, given)
@@ -356,7 +360,7 @@ def _request(kind: str | None, common: Common, given: Overrides) -> Json:
         else:
             show.out(f"{specs.to_toml(spec).rstrip()}\n\n# sha256: {sha256}")
             show.say(f"{spec.kind}: {spec.headline()}; a dry run, so nothing was submitted")
-    return request
+    return request, cautions
 
 
 def _spec(kind: str | None, common: Common, given: Overrides) -> AnySpec:

@@ -39,7 +39,7 @@ def out(session: Session, job: Job) -> JobOut:
     status_code=202,
     response_model=SubmittedOut,
     responses={
-        **problems(404, 409, 413, 501),
+        **problems(404, 409, 413),
         200: {"model": CheckedOut, "description": "dry_run: the job would be accepted"},
         202: {
             "description": "accepted",

@@ -84,7 +84,7 @@ class Progress:
     failed: int
     total: int
     """0 while nobody knows yet."""
-    unit: Literal["episodes", "steps"]
+    unit: Literal["episodes", "steps", "iterations"]
     cut_short: int = 0
     """Episodes that stood in their middle when their job was cancelled; a retry goes on with them."""
 
@@ -95,12 +95,17 @@ def progress(session: Session, job: Job) -> Progress:
 
 
 def progress_of(session: Session, jobs: Sequence[Job]) -> dict[str, Progress]:
-    """How far each of the jobs is, by id. An eval counts episodes over all of its attempts; the others their steps' units."""
+    """How far each of the jobs is, by id. An eval counts episodes and an rl job updates, over all of its attempts; the others
+    their steps' units."""
     episodes = _episode_counts(session, [job.id for job in jobs if job.kind == "eval"])
-    sums = _step_sums(session, [job.id for job in jobs if job.kind != "eval"])
+    sums = _step_sums(session, [job.id for job in jobs if job.kind not in ("eval", "rl")])
+    updates = _updates(session, [job.id for job in jobs if job.kind == "rl"])
     found = {}
     for job in jobs:
         cut = 0
+        if job.kind == "rl":
+            found[job.id] = Progress(done=updates.get(job.id, 0), failed=0, total=iterations_asked(job.spec), unit="iterations")
+            continue
         if job.kind == "eval":
             states = episodes.get(job.id, {})
             cut = states.get(CUT, 0) if job.state == JobState.CANCELLED else 0
@@ -118,6 +123,21 @@ def episodes_asked(spec: Mapping[str, Any]) -> int:
     """How many episodes an eval's resolved spec asks for."""
     table = spec["eval"]
     return len(table["seeds"]) * len(table["policies"]) * int(table["episodes_per_seed"])
+
+
+def iterations_asked(spec: Mapping[str, Any]) -> int:
+    """How many iterations an rl job's resolved spec asks for."""
+    table = spec["training"]
+    return int(table["iterations"] or table["num_epochs"] * table["iterations_per_epoch"])
+
+
+def _updates(session: Session, ids: Sequence[str]) -> dict[str, int]:
+    """Updates of rl jobs that are done; none is done twice."""
+    if not ids:
+        return {}
+    done = (col(Step.kind) == "update", col(Step.state) == StepState.SUCCEEDED)
+    query = select(col(Step.job_id), func.count()).where(col(Step.job_id).in_(ids), *done).group_by(col(Step.job_id))
+    return {row[0]: row[1] for row in session.connection().execute(query)}
 
 
 def _episode_counts(session: Session, ids: Sequence[str]) -> dict[str, dict[str, int]]:

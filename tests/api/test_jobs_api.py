@@ -105,13 +105,6 @@ def test_a_request_that_cannot_be_right_is_refused_with_what_would_be(api: TestC
     assert says in response.json()["detail"]
 
 
-@pytest.mark.parametrize("kind", ["rl", "sft"])
-def test_a_kind_that_this_release_does_not_have_is_no_server_error(api: TestClient, kind: str):
-    response = api.post("/v1/jobs", json={"kind": kind, "spec": {}})
-    assert response.status_code == 501
-    assert f"no {kind} jobs yet" in response.json()["detail"]
-
-
 @pytest.mark.parametrize(
     "body",
     [b"{", b"\xff\xfe", b'{"kind": "eval", "spec": {"eval": {"seeds": "\\ud800"}}}', b'{"kind": "\\ud800", "spec": {}}', b""],

@@ -130,14 +130,23 @@ def test_a_folder_of_an_adapter_is_begun_from_on_its_own_base(served: Synthq, ba
 @pytest.mark.parametrize("summary", [False, True])
 def test_a_job_is_begun_from_by_the_adapter_that_it_made(served: Synthq, base: Path, tmp_path: Path, summary: bool) -> None:
     made = makes("adapter", model_folders.adapter(tmp_path / "adapter", on=base), summary=summary)
-    job_id = submit(served, FULL, "--model", base, "--warmstart-from", "maker").job_id
-    use = use_of(job_id)
+    ran = submit(served, FULL, "--model", base, "--warmstart-from", "maker")
+    use = use_of(job_id := ran.job_id)
     assert use.label == f"model:{made.id}", "by its id, for a name may come to mean another"
     assert use.base == str(base)
     assert (Path(use.adapter_path) / "adapter_config.json").is_file()
     assert use.artifact.startswith("art_")
     warned = [event.message for event in job_events(job_id) if event.type == "spec.warning"]
     assert any("keeps its rank 4, alpha 8 and layers" in text for text in warned)
+    assert "keeps its rank 4, alpha 8 and layers" in ran.err, "what the server alone can know is told as well"
+    assert ran.err.count("warning: training.weight_sync") == 1
+    assert served("status", job_id, "--json").json["progress"] == {
+        "done": 0,
+        "failed": 0,
+        "total": 3,
+        "unit": "iterations",
+        "cut_short": 0,
+    }
 
 
 def test_models_tell_the_base_of_an_rl_job_and_what_it_began_from_each_as_what_it_is(

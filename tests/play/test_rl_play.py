@@ -22,7 +22,7 @@ from app import artifacts, claims, db, lifecycle, specs
 from app.endpoints import publish
 from app.models import ITS_OWN, Artifact, Episode, Job, Queue
 from app.specs import RlSpec
-from app.store import metrics
+from app.store import jobs, metrics
 from workers.rollout.policies.engine import engines as engines_module
 
 pytestmark = pytest.mark.usefixtures("sqlite_store", "quick")
@@ -255,6 +255,8 @@ def test_of_a_retry_no_episode_is_played_again(engine: Engine) -> None:
         trainer.round()
         work()
     assert job(job_id).state == "succeeded"
+    with db.reading() as session:
+        assert jobs.progress(session, job(job_id)) == jobs.Progress(done=2, failed=0, total=2, unit="iterations")
 
 
 def test_a_filter_reads_the_play_of_an_rl_job(engine: Engine, tmp_path: Path) -> None:
