@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import subprocess
@@ -137,15 +136,13 @@ def test_it_listens_while_it_loads_and_says_so(tiny_model: Path) -> None:
     assert serving.end() == (0, "")  # while it loads
 
 
-def test_it_finishes_what_is_under_way_before_it_ends(tiny_model: Path) -> None:
-    serving = Serving(tiny_model)
+def test_it_finishes_what_is_under_way_before_it_ends(guarded: Serving) -> None:
     with ThreadPoolExecutor(1) as caller:
-        asking = caller.submit(serving.post, endless(300))
-        until(lambda: busy(serving)[0] == 1, 10, "a request runs")
-        serving.process.send_signal(signal.SIGTERM)
+        asking = caller.submit(guarded.post, endless(300))
+        until(lambda: busy(guarded)[0] == 1, 10, "a request runs")
+        guarded.process.send_signal(signal.SIGTERM)  # the last that is asked of it
         assert asking.result().status_code == 200
-    assert serving.process.wait(10) == 0
-    assert serving.end() == (0, "")
+    assert guarded.process.wait(10) == 0
 
 
 def test_it_ends_within_seconds_whatever_is_under_way(tiny_model: Path) -> None:
@@ -164,15 +161,23 @@ def test_it_ends_within_seconds_whatever_is_under_way(tiny_model: Path) -> None:
 HOLDER = """
 import subprocess, sys
 from app.leash import leashed
-with subprocess.Popen(leashed([sys.executable, "-m", "workers.inference.server", "--model", sys.argv[1]])):
-    pass
+with subprocess.Popen(leashed([sys.executable, "-m", "workers.inference.server", *sys.argv[1:]])) as server:
+    print(server.pid, flush=True)
 """
 
 
 def test_it_dies_with_the_process_that_holds_it(tiny_model: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tiny_model)], stdout=subprocess.PIPE, text=True) as holder:
+    port = free_port()
+    argv = [sys.executable, "-c", HOLDER, "--model", str(tiny_model), "--port", str(port)]
+
+    def listens() -> bool:
+        with socket.socket() as caller:
+            return caller.connect_ex(("127.0.0.1", port)) == 0
+
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
-        pid = json.loads(holder.stdout.readline())["pid"]
+        pid = int(holder.stdout.readline())
+        until(listens, 30, "the server listens")
         assert identity(pid)
         holder.kill()
         until(lambda: identity(pid) is None, 5, "the server is gone")

@@ -7,8 +7,10 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app import model_folder
 from app.errors import SynthqError, Unavailable
 from workers.inference.server.figures import Figures
 from workers.inference.server.options import Options
@@ -52,7 +54,9 @@ class Resident:
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            from workers.inference.server.build import build  # torch and its kin: seconds
+            if self._options.model.startswith("/"):
+                model_folder.read(Path(self._options.model))  # what is no model is told before the seconds of the next line
+            from workers.inference.server.build import build  # torch and its kin
 
             built = build(self._options)
         except Exception as error:  # it ends the process, which the main thread does
