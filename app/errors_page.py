@@ -83,7 +83,7 @@ SAID: Final[dict[str, str]] = {
     "SynthqError": "synthq runs from a folder that is not installed, so it has no version; pip install it",
     "InvalidInput": "--concurrency is 0; a worker needs at least 1 slot",
     "BadFlag": "--label foo is no label; it takes KEY=VALUE",
-    "NotHere": "this release has no rl jobs yet; it has eval and filter",
+    "NotHere": "the job asks for engine vllm, and this worker starts transformers alone (SYNTHQ_ENGINE=transformers)",
     "BadSource": "old.db is no backup, or it is cut short: `synthq db backup FILE` makes one",
     "BadModel": "/models/tiny is no model: it has neither config.json (a whole model) nor adapter_config.json (an adapter)",
     "BadTrace": "turn 3 has the frame 00ff, and the bytes that came have the sha256 ff00",

@@ -45,7 +45,8 @@ def test_every_job_that_cannot_be_read_is_told_by_its_place(api: TestClient, sub
     found = problems(api, dry_run=dry_run, jobs=[played, "gone", made, "job_", "@last"])
     assert list(found) == [f"filter.jobs.{i}" for i in (1, 2, 3, 4)]
     assert found["filter.jobs.1"].startswith("no job matches 'gone'")
-    assert found["filter.jobs.2"] == f"job {made} (lines) is of the kind filter, and only eval and rl jobs have episodes to filter"
+    said = f"job {made} (lines) is of the kind filter, and only eval and rl jobs have episodes to filter"
+    assert found["filter.jobs.2"] == said
     assert "fits several jobs" in found["filter.jobs.3"]
     assert found["filter.jobs.4"] == "@last will be the filter itself when it runs; write the job's id or its name"
     before = len(api.get("/v1/jobs").json()["data"])
