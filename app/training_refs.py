@@ -63,7 +63,8 @@ def start(session: Session, *, model: str | None, warm: str | None) -> Start:
         raise BadModel(f"{model} and {warm} are both adapters; begin from one of them")
     if second.adapter_path and second.base != first.base:
         raise BadModel(
-            f"{warm} is an adapter on {second.base}, and the model is {first.base}; an adapter fits its own base alone"
+            f"{warm} is an adapter on {second.base}, and the model is {first.base}; "
+            "an adapter fits its own base alone, so write that"
         )
     return _begin(second, parents)
 
