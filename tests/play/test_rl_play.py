@@ -269,3 +269,15 @@ def test_a_filter_reads_the_play_of_an_rl_job(engine: Engine, tmp_path: Path) ->
     assert ended.state == "succeeded", ended.reason
     tried = [row for row in rows_of(job_id) if row.split == "evaluation"]
     assert (ended.summary or {})["lines"] == sum(row.outcomes.get("ok", 0) for row in tried) > 0
+
+
+def test_the_expert_says_of_every_state_that_was_reached_what_it_would_have_done(engine: Engine) -> None:
+    job_id = submit(spec_of())
+    run(engine, job_id)
+    table = {"jobs": [job_id], "splits": ["train"], "relabel": "scripted", "outcomes_ok_only": False}
+    made = submit_job("filter", specs.resolved(specs.build({"kind": "filter", "filter": table}, env={}))).id
+    work()
+    ended = job(made)
+    assert ended.state == "succeeded", ended.reason
+    reached = sum(row.turns for row in rows_of(job_id) if row.split == "train")
+    assert (ended.summary or {})["lines"] == reached == 24
