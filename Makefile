@@ -16,10 +16,10 @@ DIGEST := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | tr -d '
 DEMO := $(VENV)/.installed-demo-$(DIGEST)
 DEV := $(VENV)/.installed-dev-$(DIGEST)
 
-.PHONY: help install dev vllm-env demo test check format clean
+.PHONY: help install dev vllm-env demo demo-quick test check format clean
 
 help:  ## Show this list
-	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(DEMO)  ## Make .venv with what it takes to run synthq
 	@echo "synthq is installed: $(VENV)/bin/synthq"
@@ -30,8 +30,11 @@ dev: $(DEV)  ## Make .venv with what it takes to work on synthq
 vllm-env:  ## Make .venv-vllm, from which inference workers serve models with vLLM (minutes, gigabytes)
 	@PYTHON='$(PYTHON)' docker/vllm-env '$(VLLM_ENV)'
 
-demo: $(DEMO)  ## Play 10 seeds with two policies and show the scores (KEEP=1 leaves synthq running)
+demo: $(DEMO)  ## Teach a tiny model Crafter from pictures, improve it, prove it (KEEP=1 leaves synthq running)
 	@$(RUN) -m cli.main demo $(if $(filter-out 0,$(KEEP)),--keep) $(DEMO_ARGS)
+
+demo-quick: $(DEMO)  ## The same in a few minutes, with too little of everything to prove much
+	@$(RUN) -m cli.main demo --quick $(if $(filter-out 0,$(KEEP)),--keep) $(DEMO_ARGS)
 
 test: $(DEV)  ## Pass the tests on every core, four at the most (ARGS="-k name" passes words to pytest)
 	@$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
