@@ -281,6 +281,16 @@ class Broker:
         self.process.end()
 
 
+def descendants(pid: int) -> list[int]:
+    """Every process below one, the nearest first."""
+    told = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = [tuple(map(int, line.split())) for line in told.splitlines()]
+    below = [pid]
+    for known in below:
+        below += [each for each, parent in parents if parent == known]
+    return below[1:]
+
+
 class System:
     """Schedulers and workers as real processes over one store and one broker."""
 

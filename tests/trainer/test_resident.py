@@ -24,8 +24,6 @@ from workers.trainer.wire import Wire
 TARGETS = "trainer.child_targets"
 TESTS = Path(__file__).resolve().parents[1]
 HOLDER = """
-import sys
-from trainer.child_targets import hang
 from workers.trainer.resident import Resident
 with Resident().child() as child:
     child.call("trainer.child_targets:hang", on_event=lambda told: print(told["pid"], flush=True))

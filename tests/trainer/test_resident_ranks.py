@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from core.kit import until, use_settings
+from core.kit import descendants, until, use_settings
 
 from app.errors import BadModel, ChildDied, ChildFailed
 from app.supervisor.state import identity
@@ -21,6 +23,11 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("torch", reason="processes that train together need the extra 'model'")
 
 TARGETS = "trainer.child_targets"
+HOLDER = """
+from workers.trainer.resident import Resident
+with Resident().child() as child:
+    child.call("trainer.child_targets:hang", on_event=lambda told: print(told["pid"], flush=True))
+"""
 TESTS = Path(__file__).resolve().parents[1]
 
 
@@ -104,6 +111,19 @@ def test_one_that_dies_takes_the_others_with_it_and_they_start_again(pair: Resid
         call(pair, "hang", on_event=kill)
 
     assert call(pair, "all_sum")["sum"] == 3.0
+
+
+def test_all_of_them_end_with_their_worker_even_by_sigkill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
+    worker = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, cwd=TESTS.parent)
+    assert worker.stdout is not None
+    with worker.stdout:
+        worker.stdout.readline()
+        below = descendants(worker.pid)
+        worker.kill()
+        worker.wait()
+    assert len(below) >= 4, "the leash, torchrun, and two that train"
+    until(lambda: not any(identity(pid) for pid in below), 10, "all have ended")
 
 
 def test_another_number_of_devices_is_another_child(pair: Resident) -> None:

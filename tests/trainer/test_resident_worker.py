@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from core import kit
-from core.kit import Process, System, until
+from core.kit import Process, System, descendants, until
 from data.flow import eval_tables, filter_tables, run_spec, submit
 
 from app import db, lifecycle, runs
@@ -48,23 +48,13 @@ def steps_taken(job: Job) -> int:
         return max((row.index for row in metrics.series(session, job.id, "train")), default=0)
 
 
-def children(process: Process) -> list[int]:
-    """Every process below one."""
-    told = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    below = [process.pid]
-    parents = [tuple(map(int, line.split())) for line in told.splitlines()]
-    for known in below:
-        below += [pid for pid, parent in parents if parent == known and pid not in below]
-    return below[1:]
-
-
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_training_goes_on_where_a_worker_that_ended_left_it(system: System, tiny_model: Path, how: signal.Signals) -> None:
     job = sft(tiny_model, max_steps=10, checkpoint_steps=2)
     system.scheduler(**PATIENT)
     first = trainer(system)
     until(lambda: steps_taken(job) >= 3 or kit.ended(job.id), 120, "some steps are taken")
-    before = children(first)
+    before = descendants(first.pid)
     assert before, "it has a child"
     os.kill(first.pid, how)
     first.wait(30)
@@ -96,7 +86,7 @@ def test_a_cancel_ends_the_training_and_the_next_job_has_the_same_child(system: 
     system.scheduler(**PATIENT)
     worker = trainer(system)
     until(lambda: steps_taken(job) >= 1 or kit.ended(job.id), 120, "a step is taken")
-    before = children(worker)
+    before = descendants(worker.pid)
     with db.writing() as session:
         lifecycle.cancel(session, lifecycle.lock_job(session, job.id))
     assert system.ended(job.id, 30).state == "cancelled"
@@ -104,7 +94,7 @@ def test_a_cancel_ends_the_training_and_the_next_job_has_the_same_child(system: 
     again = submit({"kind": "sft", "sft": {**job.spec["sft"], "max_steps": 2}})
     done = system.ended(again.id, 120)
     assert done.state == "succeeded", done.reason
-    assert children(worker) == before
+    assert descendants(worker.pid) == before
 
 
 def test_a_machine_without_torch_is_told_what_brings_it(own_home: Path) -> None:
