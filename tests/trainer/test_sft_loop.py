@@ -82,7 +82,7 @@ def test_a_checkpoint_that_was_damaged_is_passed_over_for_the_one_before(tiny_mo
     made = Trained(tiny_model, train, tmp_path / "run", checkpoint_steps=2, max_steps=7)
     with pytest.raises(Cancelled):
         made.run(stop_at=5)
-    newest, before = keeping.Kept(tmp_path / "run", removes=False).checkpoints()
+    newest, before = keeping.Kept(tmp_path / "run").checkpoints()
     assert (newest.name, before.name) == ("step-00000005", "step-00000004")
     (newest / "weights.safetensors").write_bytes(b"\0" * 100)
     made.again()

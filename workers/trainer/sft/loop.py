@@ -43,7 +43,7 @@ def run(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
     made = plan(spec, base=args["base"], adapter=args["adapter"], samples=len(lines.learnt), processes=held.size)
     for sentence in (*made.substituted, *_left_out(lines)):
         tell({"warning": sentence})
-    kept = Kept(Path(args["folder"]), removes=held.rank == 0)
+    kept = Kept(Path(args["folder"]))
     learner, state = _begin(made, kept, held, tell)
     begun = learner.steps
     training = Training(learner, lines, spec.sft, made, state, kept=kept, held=held, tell=tell)

@@ -90,7 +90,6 @@ class Training:
 
     def run(self) -> Path:
         """Train to the end; gives the folder of what came out. Raises Cancelled, with a checkpoint left."""
-        self.learner.check = self._held.check
         try:
             self._try_if_due()  # whoever left may have left in the middle of it
             while self.learner.steps < self.plan.steps and not self.stopped_early:
@@ -104,8 +103,6 @@ class Training:
             if self.learner.steps:
                 self._held.keep(self._checkpoint())
             raise
-        finally:
-            self.learner.check = _go_on
 
     @property
     def stopped_early(self) -> bool:
@@ -233,7 +230,3 @@ def _added(row: dict[str, float] | None, tally: Tally, seconds: float) -> dict[s
         "seconds": seconds,
     }
     return {name: value + (row or {}).get(name, 0.0) for name, value in more.items()}
-
-
-def _go_on() -> None:
-    """Nothing stops it."""
