@@ -96,12 +96,12 @@ def test_what_cannot_be_right_exits_2(synthq: Synthq, flags: list[str], said: st
     assert said in ran.err
 
 
-def test_train_takes_the_kind_from_the_file(synthq: Synthq, base: Path) -> None:
+def test_train_takes_the_kind_from_the_file(synthq: Synthq, base: Path, tmp_path: Path) -> None:
     ran = synthq("train", "--config", FULL, "--model", base, "--dry-run", "--json")
     assert ran.code == 0, ran.err
     assert ran.json["kind"] == "rl"
-    Path("e.toml").write_text("[eval]\nseeds = 1\n")
-    assert "write `synthq submit eval`" in synthq("train", "--config", "e.toml").err
+    (tmp_path / "e.toml").write_text("[eval]\nseeds = 1\n")
+    assert "write `synthq submit eval`" in synthq("train", "--config", tmp_path / "e.toml").err
 
 
 # -- what is stored ---------------------------------------------------------------------------------------------------------
