@@ -86,7 +86,7 @@ class Watched:
         if cause:
             return f"{told}: {cause}; its log is {self.log_file}"
         last = said[-SHOWN_LINES:]
-        return "\n  ".join([f"{told}; its log is {self.log_file}, and ends with", *last]) if last else f"{told}; it said nothing"
+        return "\n  ".join([f"{told}; its log is {self.log_file}", *last]) if last else f"{told}; it said nothing"
 
     def stop(self, grace_s: float) -> bool:
         """Ask it to end, kill its whole group after ``grace_s``; True when it ended by itself. May be called from any thread."""

@@ -87,7 +87,8 @@ def _out_of_reach(endpoint: Endpoint) -> str:
 
 
 def _failure(endpoint: Endpoint, ref: str, told: dict[str, Any], *, of: Literal["model", "adapter"]) -> str:
+    reason = str(told["reason"]).partition("\n")[0]
     if told.get("fell"):
-        return f"endpoint {endpoint.id} is coming back with {ref} (failure {told['tries']} of {MOST_TRIES}): {told['reason']}"
+        return f"endpoint {endpoint.id} is coming back with {ref} (failure {told['tries']} of {MOST_TRIES}): {reason}"
     tries = "" if told["lasting"] else f" (try {told['tries']} of {MOST_TRIES})"
-    return failed_to_load(f"endpoint {endpoint.id}", ref, told["reason"], of=of, tries=tries)
+    return failed_to_load(f"endpoint {endpoint.id}", ref, reason, of=of, tries=tries)

@@ -461,7 +461,7 @@ def test_a_running_job_whose_only_engine_is_coming_back_says_so_and_why(store: s
         pass
     assert (reason(job.id), reason(mixed.id)) == (None, None)
     ended = "engine transformers ended (killed by SIGKILL)"
-    endpoints.failed(id, BASE, ended)
+    endpoints.failed(id, BASE, f"{ended}\n  and its last words")
     endpoints.report(id, state="starting", url="", adapters={})
     assert reason(job.id) == f"endpoint {id} is coming back with {BASE} (failure 1 of 3): {ended}"
     assert reason(mixed.id) is None, "a step that needs no model gets on"

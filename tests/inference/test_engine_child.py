@@ -113,7 +113,7 @@ def test_an_end_without_a_cause_is_told_with_the_last_lines(tmp_path: Path) -> N
     child = start("print('reading the weights'); print('and more'); raise SystemExit(3)", log)
 
     assert child.wait(20.0)
-    told = [f"engine script ended (exit status 3); its log is {log}, and ends with", "  reading the weights", "  and more"]
+    told = [f"engine script ended (exit status 3); its log is {log}", "  reading the weights", "  and more"]
     assert child.why().splitlines() == told
 
 
