@@ -39,27 +39,30 @@ def list_models(limit: int, as_json: bool) -> None:
     if as_json:
         show.out_json({"object": "list", "data": rows})
     elif not rows:
-        show.say("no job has named or made a model yet; `synthq models init-tiny models/tiny` makes a tiny one")
+        show.say("no job has named or made a model yet")
     else:
         headers = ["model", "kind", "on", "state", "jobs", "served by", "last"]
         for line in show.table(headers, [_row(row) for row in rows]):
             show.out(line)
     if not as_json and local and len(rows) < limit:
-        _tell_of_folders({str(row.get("path") or row.get("base")) for row in rows})
+        told = _tell_of_folders({str(row.get("path") or row.get("base")) for row in rows})
+        if not (rows or told):
+            show.say("`synthq models init-tiny models/tiny` makes a tiny one")
 
 
-def _tell_of_folders(known: set[str]) -> None:
-    """Say which folders here hold models that no job has named: a server hears of a model when a job names it."""
+def _tell_of_folders(known: set[str]) -> bool:
+    """Say which folders here hold models that no job has named: a server hears of a model when a job names it. False: none."""
     here = Path.cwd()
     names = [str(path.relative_to(here)) for path in _folders(here) if not {str(path), str(path.resolve())} & known]
     if not names:
-        return
+        return False
     more = f" and {len(names) - SHOWN_FOLDERS} more" if len(names) > SHOWN_FOLDERS else ""
     first = shlex.quote(names[0])
     show.say(
         f"no job has named what is in {show.clean(', '.join(names[:SHOWN_FOLDERS]))}{more}: "
         f"`synthq models show {first}` tells of it, `synthq submit eval --model {first}` plays with it"
     )
+    return True
 
 
 def _folders(here: Path) -> list[Path]:

@@ -32,7 +32,7 @@ def submitted(served: Synthq, ref: object) -> str:
 def test_a_server_without_models_or_endpoints_says_how_to_get_them(served: Synthq) -> None:
     ran = served("models", "list")
     assert (ran.code, ran.out) == (0, "")
-    assert "no job has named or made a model yet; `synthq models init-tiny models/tiny` makes a tiny one" in ran.err
+    assert ran.err == "no job has named or made a model yet\n`synthq models init-tiny models/tiny` makes a tiny one\n"
     assert "no inference worker is alive; `synthq worker inference` starts one" in served("models", "endpoints").err
 
 
@@ -42,6 +42,7 @@ def test_folders_with_models_that_no_job_has_named_are_told_beside_the_list(serv
     ran = served("models", "list")
     assert (ran.code, ran.out) == (0, "")
     assert f"{told}`synthq submit eval --model lora` plays with it" in ran.err
+    assert "init-tiny" not in ran.err
     submitted(served, adapter)
     assert "no job has named what is in models/two of it, tiny: " in served("models", "list").err
     submitted(served, base)
