@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from app.artifacts import read_artifact
 from app.models import Artifact, Job
 from app.settings import get_settings
 from app.store import jobs
+from cli import trained
 
 MODEL = "Qwen/Qwen3-VL-4B-Instruct"
 SMALL = ("--seeds", "0-1", "--set", "eval.max_turns=4", "--set", "eval.env_config.length=40")
@@ -209,3 +212,46 @@ def test_pieces_that_leave_a_gap_are_refused_and_repeated_ones_are_not(home: Pat
         uploads.finish(upload)
     with pytest.raises(UploadNotFound):
         uploads.find(upload.id, None)
+
+
+def test_what_nobody_goes_on_with_is_forgotten_after_a_day(home: Path) -> None:
+    old, fresh = (uploads.begin(name="x.jsonl", size=10, sha256="0" * 64, submitted_by=None) for _ in range(2))
+    for path in (old.part, old.part.with_suffix(".json")):
+        os.utime(path, (time.time() - uploads.KEPT_S - 60,) * 2)
+    uploads.begin(name="y.jsonl", size=10, sha256="0" * 64, submitted_by=None)
+    assert (old.part.exists(), fresh.part.exists()) == (False, True)
+
+
+SUMMARY = {
+    "artifact": "art_0123456789ab",
+    "kind": "adapter",
+    "bytes": 537_100,
+    "of_step": 12,
+    "steps": 16,
+    "steps_planned": 20,
+    "stopped_early": True,
+    "epochs": 1.6,
+    "samples": 150,
+    "samples_left_out": 3,
+    "loss": {"first": 7.0184, "last": 2.0506},
+    "validation": {"samples": 30, "best": {"loss": 2.131, "accuracy": 0.9133, "step": 12}, "last": {"loss": 2.2}},
+    "trained_parameters": 131_072,
+    "trainer_mode": "lora",
+    "samples_per_s": 8.769,
+    "tokens_per_s": 3118.7,
+    "device": "cpu",
+    "memory_bytes": 800_000_000,
+}
+
+
+def test_what_a_training_came_to_is_told_in_a_few_lines() -> None:
+    assert [" ".join(each.split()) for each in trained.told(SUMMARY)] == [
+        "adapter art_0123456789ab, 537.1 kB",
+        "steps 16 of 20, stopped early; the model is that of step 12",
+        "loss 7.018 at first, 2.051 at last",
+        "validation loss 2.131, 91.3 % of tokens right, at step 12, on 30 samples",
+        "samples 150, 1.6 times; 3 too long ones were left out",
+        "trained 131,072 parameters (lora)",
+        "speed 8.769 samples/s, 3,119 tokens/s on cpu",
+        "memory 800.0 MB",
+    ]
