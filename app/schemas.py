@@ -124,7 +124,7 @@ class JobOut(Out):
     name: str | None
     state: State
     reason: str | None = Field(description="why it failed or was cancelled")
-    waiting: str | None = Field(description="why it is not running; null when it runs or has ended")
+    waiting: str | None = Field(description="why it does not get on; null when it does or has ended")
     attempt: int
     priority: int
     max_parallel: int | None
