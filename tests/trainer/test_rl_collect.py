@@ -67,7 +67,7 @@ def test_samples_are_what_the_engine_read_and_said_to_the_byte(any_play: Stage) 
     assert len(found.samples) == len(turns) == 8 * 4
     keys = {f"turn {turn.index} of episode {turn.episode_id}": turn for turn in turns}
     read = _read_by_episode(any_play)
-    for sample in found.samples:
+    for sample in found.shown.of(found.samples):
         turn = keys[sample.key]
         asked = read[turn.episode_id][turn.index]
         assert list(sample.ids) == [*(turn.prompt_ids or ()), *(turn.output_ids or ())] == [*asked.ids, *(turn.output_ids or ())]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from trainer.rl_kit import Stage, begun, changed, held, spec_of
 from app.errors import StepFailed
 from app.model_folder import adapter_sha256
 from workers.model.images import ImageReader
+from workers.trainer.child.held import Cancelled, Held
+from workers.trainer.child.ranks import Alone
 from workers.trainer.objective.advantages import estimate
 from workers.trainer.rl import update
 from workers.trainer.rl.collect import collect
@@ -98,9 +101,10 @@ def test_what_did_better_than_expected_becomes_likelier(stage: Callable[..., Sta
     found = collect(of.job.id, 0, options.play, version=1, images=images, image_id=learner.loaded.image_id)
     worth = [estimate(options.estimator, group, options.advantages) for group in found.groups]
     signs = np.array([worth[place.group].advantages[place.episode][place.turn] for place in found.places])
-    then = np.array([values.sum() for values in learner.logprobs(found.samples)])
+    seen = found.shown.of(found.samples)
+    then = np.array([values.sum() for values in learner.logprobs(seen)])
     of.update(0, hand)
-    now = np.array([values.sum() for values in hand.learner(learner.settings, Runs(of.job.id).state(0)).logprobs(found.samples)])
+    now = np.array([values.sum() for values in hand.learner(learner.settings, Runs(of.job.id).state(0)).logprobs(seen)])
     assert (signs * (now - then)).sum() > 0
 
 
@@ -132,6 +136,28 @@ def test_what_broke_off_while_it_was_saved_is_done_anew(stage: Callable[..., Sta
     broken.mkdir(parents=True)
     (broken / "weights.safetensors").write_bytes(b"half")
     assert of.update(0, held())["figures"]["optimizer_steps"] == 1.0
+
+
+def test_an_update_that_was_stopped_half_way_is_done_anew_from_its_checkpoint(
+    stage: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of, stop = stage(training={"updates_per_iteration": 4}), threading.Event()
+    hand = Held(Alone(), stop)
+    args = of.args(iteration=0, version=1)
+
+    def stop_at_the_second_step(event: dict[str, Any]) -> None:
+        if event["phase"] == "train" and event["done"]:
+            stop.set()
+
+    monkeypatch.setattr("workers.trainer.rl.phases.TOLD_S", 0.0)
+    with pytest.raises(Cancelled):
+        update.run(args, stop_at_the_second_step, hand)
+    assert Runs(of.job.id).result(0) is None
+    stop.clear()
+    again = update.run(args, of.told.append, hand)
+    final = Runs(of.job.id).at(0)
+    final.rename(final.with_name("again"))
+    assert of.update(0, held())["sha256"] == again["sha256"]
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 4}, {"tokens_per_pass": 64}])

@@ -7,9 +7,10 @@ is a sample like any other: its reward says what it was worth.
 from __future__ import annotations
 
 import re
+import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -49,7 +50,8 @@ class Collected:
     """An iteration's play, ready for the trainer."""
 
     samples: tuple[Sample, ...]
-    """By seed, member and turn; without advantages."""
+    """By seed, member and turn; without advantages, and without their pictures, which take far more room: ``shown`` has them."""
+    shown: Shown
     places: tuple[Place, ...]
     """Of each sample."""
     groups: tuple[Group, ...]
@@ -70,7 +72,7 @@ def collect(job_id: str, iteration: int, play: Play, *, version: int, images: Im
         found = stored.read(session, job_id, iteration, play.split)
         wanted = {sha256 for each in found.episodes for turn in each.turns for sha256 in turn.pictures}
         pngs = stored.frames(session, wanted)
-    shown = _Shown(pngs, play, images)
+    shown = Shown(pngs, play, images)
     groups, samples, places = _groups(found.episodes), [], []
     left_out: Counter[str] = Counter()
     for group, episodes in enumerate(groups):
@@ -84,6 +86,7 @@ def collect(job_id: str, iteration: int, play: Play, *, version: int, images: Im
                 places.append(Place(group=group, episode=place, turn=at, staleness=age))
     return Collected(
         samples=tuple(samples),
+        shown=shown,
         places=tuple(places),
         groups=tuple(_group(episodes) for episodes in groups),
         left_out=left_out,
@@ -127,45 +130,54 @@ def _why_not(turn: Turn, age: int, most: int) -> str | None:
     return STALE if age > most else None
 
 
-def _sample(turn: Turn, play: Play, shown: _Shown, image_id: int) -> Sample:
+def _sample(turn: Turn, play: Play, shown: Shown, image_id: int) -> Sample:
     prompt, output, logprobs = turn.prompt_ids or [], turn.output_ids or [], turn.logprobs or []
     if len(logprobs) != len(output):
         raise StepFailed(f"{turn.name} has {len(output)} tokens and {len(logprobs)} log-probabilities; each token has one")
-    pictures = shown.of(turn)
-    has, wanted = prompt.count(image_id), sum(map(shown.images.tokens, pictures))
+    has, wanted = prompt.count(image_id), shown.add(turn)
     if has != wanted:
-        raise StepFailed(f"the prompt of {turn.name} has {has} image tokens, and its {len(pictures)} pictures are {wanted}")
+        raise StepFailed(f"the prompt of {turn.name} has {has} image tokens, and its {len(turn.pictures)} pictures are {wanted}")
     return Sample(
         key=turn.name,
         ids=(*prompt, *output),
         targets=tuple(range(len(prompt), len(prompt) + len(output))),
-        pictures=pictures,
         temperature=play.temperature,
         logprobs=np.array(logprobs, np.float32),
     )
 
 
-class _Shown:
-    """Stored frames as the model saw them."""
+class Shown:
+    """Stored frames as the model saw them, made when they are wanted."""
 
     def __init__(self, pngs: Mapping[str, bytes], play: Play, images: ImageReader) -> None:
-        self.images = images
-        self._pngs, self._upscale_to = pngs, play.upscale_to
-        self._read: dict[str, Picture] = {}
+        self._pngs, self._upscale_to, self._images = pngs, play.upscale_to, images
+        self._frames: dict[str, list[str]] = {}
 
-    def of(self, turn: Turn) -> tuple[Picture, ...]:
-        """The pictures of a turn's prompt."""
-        return tuple(self._picture(sha256, turn) for sha256 in turn.pictures)
-
-    def _picture(self, sha256: str, turn: Turn) -> Picture:
-        if sha256 not in self._read:
+    def add(self, turn: Turn) -> int:
+        """Remember what a turn's prompt shows; gives how many tokens that is. Raises StepFailed where a frame is not stored."""
+        self._frames[turn.name] = turn.pictures
+        for sha256 in turn.pictures:
             if sha256 not in self._pngs:
                 raise StepFailed(f"{turn.name} shows frame {sha256}, and it is not stored")
+        return sum(self._tokens(self._pngs[sha256]) for sha256 in turn.pictures)
+
+    def _tokens(self, png: bytes) -> int:
+        width, height = struct.unpack(">II", png[16:24])
+        size = (self._upscale_to, self._upscale_to) if self._upscale_to is not None else (width, height)
+        wide, high = self._images.size(*size)
+        step = self._images.patch * self._images.merge
+        return wide // step * (high // step)
+
+    def of(self, samples: Iterable[Sample]) -> list[Sample]:
+        """The samples with their pictures. Raises StepFailed for bytes that are no picture."""
+        return [replace(sample, pictures=tuple(self._pictures(sample.key))) for sample in samples]
+
+    def _pictures(self, key: str) -> Iterator[Picture]:
+        for sha256 in self._frames[key]:
             try:
-                self._read[sha256] = self.images.read(self._sent(self._pngs[sha256]))
+                yield self._images.read(self._sent(self._pngs[sha256]))
             except InvalidInput as error:
-                raise StepFailed(f"{turn.name} shows frame {sha256}, which cannot be read: {error}") from error
-        return self._read[sha256]
+                raise StepFailed(f"{key} shows frame {sha256}, which cannot be read: {error}") from error
 
     def _sent(self, png: bytes) -> bytes:
         """What went to the engine for a stored frame."""

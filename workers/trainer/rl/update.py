@@ -5,11 +5,12 @@ Both read the store and write files only, and both may be asked twice: what is t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app import runs as folders
 from app.errors import StepFailed
@@ -19,7 +20,7 @@ from workers.trainer.learner import Learner, Tally
 from workers.trainer.objective import losses
 from workers.trainer.objective.advantages import Estimate, estimate
 from workers.trainer.objective.losses import Logprobs, Objective
-from workers.trainer.rl.collect import Collected, collect
+from workers.trainer.rl.collect import Collected, Shown, collect
 from workers.trainer.rl.doubts import BLIND, DIM, LOOKED_AT, Distance, blindness, distance, spread
 from workers.trainer.rl.options import Options, settings
 from workers.trainer.rl.phases import Phases
@@ -113,14 +114,13 @@ class Update:
         self._spreads(estimates)
         batches = _by_episode(collected, estimates)
         fresh = [s for s, place in zip(collected.samples, collected.places, strict=True) if place.staleness == 0]
-        looked_at = spread(fresh, LOOKED_AT)
+        looked_at = collected.shown.of(spread(fresh, LOOKED_AT))
         with self._phases("check"):
             found = self._parity(looked_at)
             self._blank(looked_at)
-        samples = [sample for episode in batches for sample in episode]
-        if samples:
+        if batches:
             agrees = found is not None and found.k3 <= AGREE and len(fresh) == len(collected.samples)
-            self._train(batches, old=None if agrees else self._own(samples))
+            self._train(batches, collected.shown, old=None if agrees else self._scored(batches, collected.shown))
         else:
             self._warnings.append(self._nothing(collected))
         self._figures |= self._trained()
@@ -193,33 +193,38 @@ class Update:
 
     # -- training ---------------------------------------------------------------------------------------------------------
 
-    def _own(self, samples: list[Sample]) -> Logprobs:
-        """The trainer's log-probabilities before the first step."""
+    def _scored(self, episodes: list[list[Sample]], shown: Shown, *, base: bool = False) -> Logprobs:
+        """The trainer's log-probabilities before the first step, or those of the base."""
+        found: dict[str, NDArray[np.float32]] = {}
         with self._phases("score"):
-            return dict(zip((s.key for s in samples), self._learner.logprobs(samples), strict=True))
+            for batch in self._batches(episodes):
+                values = self._learner.logprobs(shown.of(batch), base=base)
+                found.update(zip((sample.key for sample in batch), values, strict=True))
+        return found
 
-    def _train(self, episodes: list[list[Sample]], *, old: Logprobs | None) -> None:
+    def _batches(self, episodes: list[list[Sample]]) -> Iterator[list[Sample]]:
+        """The samples of so many episodes at a time."""
+        size = self.options.batch_episodes
+        for start in range(0, len(episodes), size):
+            yield [sample for episode in episodes[start : start + size] for sample in episode]
+
+    def _train(self, episodes: list[list[Sample]], shown: Shown, *, old: Logprobs | None) -> None:
         """All passes over the samples, in optimizer steps of so many episodes."""
         objective = Objective(self.options.loss, self.options.losses, old=old)
-        base: Logprobs | None = None
-        if self.options.losses.kl_weight:
-            with self._phases("score"):
-                every = [sample for episode in episodes for sample in episode]
-                base = dict(zip((s.key for s in every), self._learner.logprobs(every, base=True), strict=True))
+        base = self._scored(episodes, shown, base=True) if self.options.losses.kl_weight else None
         size = self.options.step_episodes
         with self._phases("train", total=self.options.passes * sum(map(len, episodes))):
             for number in range(self.options.passes):
                 order = np.random.default_rng([self.options.seed, self._iteration, number]).permutation(len(episodes))
                 for start in range(0, len(order), size):
-                    self._step([episodes[place] for place in order[start : start + size]], objective, base)
+                    self._step([episodes[place] for place in order[start : start + size]], shown, objective, base)
 
-    def _step(self, episodes: list[list[Sample]], objective: Objective, base: Logprobs | None) -> None:
+    def _step(self, episodes: list[list[Sample]], shown: Shown, objective: Objective, base: Logprobs | None) -> None:
         """One optimizer step. What has no gradient is not computed, and counts all the same."""
         units = objective.units(sample for episode in episodes for sample in episode)
-        size, tally = self.options.batch_episodes, Tally()
-        for start in range(0, len(episodes), size):
-            batch = [sample for episode in episodes[start : start + size] for sample in episode]
-            moving = [sample for sample in batch if base is not None or np.any(sample.advantages)]
+        tally = Tally()
+        for batch in self._batches(episodes):
+            moving = shown.of(sample for sample in batch if base is not None or np.any(sample.advantages))
             if moving:
                 given = None if base is None else [base[sample.key] for sample in moving]
                 tally = tally.plus(self._learner.accumulate(moving, objective, scale=1 / units, base_logprobs=given))
