@@ -72,12 +72,12 @@ EXAMPLES: Final[dict[str, tuple[Any, ...]]] = {
     "LostStep": ("step_a1", 3),
     "EngineBusy": (256,),
     "EpisodeOver": ("died",),
-    "ChildFailed": ("RuntimeError: CUDA error",),
+    "ChildFailed": ("train.jsonl:12: the picture cannot be read",),
 }
 NAMED: Final[dict[str, dict[str, Any]]] = {
     "ArtifactDamaged": {"wanted": "00ff", "found": "ff00"},
     "BadDataset": {"total": 1, "lines": 20},
-    "ChildFailed": {"of": "RuntimeError", "retryable": True},
+    "ChildFailed": {"of": "InvalidInput", "retryable": False},
 }
 SAID: Final[dict[str, str]] = {
     "SynthqError": "synthq runs from a folder that is not installed, so it has no version; pip install it",

@@ -47,7 +47,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "traces": ("cli.traces:traces", "List, show, export, replay, score and import episodes."),
     },
     "Server": {
-        "demo": ("cli.demo:demo", "Start synthq, play seeds with two policies, export the better play, and end it all."),
+        "demo": ("cli.demo:demo", "Teach a tiny model to play Crafter from pictures, improve it by its own play, and prove it."),
         "up": ("cli.processes:up", "Start synthq on this machine."),
         "down": ("cli.processes:down", "Stop what `synthq up` started."),
         "worker": ("cli.processes:worker", "Run one worker in the foreground."),

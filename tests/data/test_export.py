@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flow import bytes_of, eval_tables, files_of, filter_tables, job_of, run_spec, submit
 from sqlmodel import col, select, update
@@ -215,7 +216,7 @@ def test_a_missing_frame_fails_the_filter_and_is_named(played: Job) -> None:
 
 def test_a_frame_with_other_bytes_than_its_name_says_fails_the_filter(played: Job) -> None:
     turn = a_turn()
-    other = pixels.encode_png(envs.base.np.zeros((64, 64, 3), "uint8"))
+    other = pixels.encode_png(np.zeros((64, 64, 3), "uint8"))
     spoil(turn, other)
     assert f"its stored bytes have sha256 {hashlib.sha256(other).hexdigest()}" in why(jobs=[played.id], seeds=[1])
 
@@ -236,7 +237,7 @@ def test_bytes_that_are_no_picture_fail_the_filter_even_under_their_right_name(p
 
 
 def test_a_picture_of_another_size_than_its_row_says_fails_the_filter(played: Job) -> None:
-    small = pixels.encode_png(envs.base.np.zeros((9, 9, 3), "uint8"))
+    small = pixels.encode_png(np.zeros((9, 9, 3), "uint8"))
     spoil(a_turn(), small, named=hashlib.sha256(small).hexdigest())
     assert "of 9 x 9 pixels, stored as 64 x 64" in why(jobs=[played.id], seeds=[1])
 

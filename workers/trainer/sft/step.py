@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from sqlmodel import col, select
+
 from app import artifacts, db, runs, training_refs
 from app.dataset import Options, Summary, check
 from app.errors import BadDataset, Problem
+from app.model_refs import MODEL_KINDS
 from app.models import Artifact
 from app.specs.sft import SftSpec
 from app.store import metrics
@@ -31,6 +34,8 @@ LINES_AT_ONCE: Final = 256
 
 def run(context: StepContext) -> dict[str, Any]:
     """Train what the spec says; gives the job's summary."""
+    if (done := _made(context)) is not None:
+        return done
     spec: SftSpec = context.spec
     with db.reading() as session:
         begin = training_refs.start(session, model=spec.sft.model, warm=spec.sft.warmstart_from)
@@ -52,6 +57,18 @@ def run(context: StepContext) -> dict[str, Any]:
             result = child.call(TARGET, args, on_event=told.take, check=context.check)
         told.write()
     return _store(context, result, begin, [row for row in (train, val) if row is not None])
+
+
+def _made(context: StepContext) -> dict[str, Any] | None:
+    """The summary, if this step has stored its model before and was lost then: its checkpoints may be gone."""
+    query = select(Artifact).where(Artifact.step_id == context.step_id, col(Artifact.kind).in_(MODEL_KINDS))
+    with db.reading() as session:
+        row = session.exec(query).first()
+        return None if row is None else _summary(row)
+
+
+def _summary(row: Artifact) -> dict[str, Any]:
+    return {"artifact": row.id, "kind": row.kind, "sha256": row.sha256, "bytes": row.bytes, **row.data["result"]}
 
 
 def _says(spec: SftSpec, begin: Start, train: Artifact, val: Artifact | None) -> str:
@@ -135,6 +152,7 @@ def _store(context: StepContext, result: dict[str, Any], begin: Start, data: lis
         "begun_from": begin.adapter_sha256,
         "data": [{"artifact": row.id, "sha256": row.sha256} for row in data],
         "steps": result["of_step"],
+        "result": result,
     }
     made = artifacts.store_folder(
         folder,
@@ -147,8 +165,7 @@ def _store(context: StepContext, result: dict[str, Any], begin: Start, data: lis
     )
     context.check()
     with context.write() as session:
-        row = artifacts.record(session, made)
-        summary = {"artifact": row.id, "kind": kind, "sha256": row.sha256, "bytes": row.bytes, **result}
+        summary = _summary(artifacts.record(session, made))
         context.progress(result["steps"], result["steps"], session=session)  # it may have stopped early
     runs.delete(context.job_id)
     return summary
