@@ -130,11 +130,12 @@ class Tour:
     def judge(self) -> None:
         """All of them play worlds that nobody has seen."""
         self._say("All of them play worlds that nobody was trained on.")
+        short = ("--set", "eval.policy_config.max_tokens=4")
         players = {
             "random": ("--policy", "random"),
-            "untrained": ("--model", str(TINY)),
-            "sft": ("--model", self.made_by("tiny-sft")),
-            "rl": ("--model", self.made_by("tiny-rl")),
+            "untrained": ("--model", str(TINY), *short),
+            "sft": ("--model", self.made_by("tiny-sft"), *short),
+            "rl": ("--model", self.made_by("tiny-rl"), *short),
             "expert": ("--policy", "scripted:reactive"),
         }
         for name, words in players.items():
