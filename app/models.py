@@ -412,8 +412,8 @@ class Endpoint(SQLModel, table=True):
     desired: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
     """``{"engine", "base", "options", "adapters": {name: path}}``; empty: nothing is wanted of it."""
     failures: dict[str, dict[str, Any]] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
-    """What it could not load, by base or served name: ``{"reason", "tries", "lasting", "at", "model", "fell"}``, the last as it was
-    to be served then; ``others`` are earlier ones that were to be served otherwise. ``fell``: it had been served until then."""
+    """What it could not load, by base or served name: ``{"reason", "tries", "lasting", "at", "model", "fell"}``, the last as it
+    was to be served then; ``others`` are earlier ones, to be served otherwise. ``fell``: it had been served until then."""
     in_flight: int = 0
     """Requests that are under way."""
     capacity: int = 0
