@@ -15,8 +15,7 @@ from sqlmodel import col, select
 from app import artifacts, db, runs, training_refs
 from app.dataset import Options, Summary, check
 from app.errors import BadDataset, Problem
-from app.model_refs import MODEL_KINDS
-from app.models import Artifact
+from app.models import FOLDER_KINDS, Artifact
 from app.specs.sft import SftSpec
 from app.store import metrics
 from app.training_refs import Start
@@ -61,7 +60,7 @@ def run(context: StepContext) -> dict[str, Any]:
 
 def _made(context: StepContext) -> dict[str, Any] | None:
     """The summary, if this step has stored its model before and was lost then: its checkpoints may be gone."""
-    query = select(Artifact).where(Artifact.step_id == context.step_id, col(Artifact.kind).in_(MODEL_KINDS))
+    query = select(Artifact).where(Artifact.step_id == context.step_id, col(Artifact.kind).in_(FOLDER_KINDS))
     with db.reading() as session:
         row = session.exec(query).first()
         return None if row is None else _summary(row)
