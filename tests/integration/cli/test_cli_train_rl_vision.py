@@ -268,7 +268,9 @@ def test_task_app_vision_support(synthq: Running, taught: str, base: Loaded, tas
             with Image.open(io.BytesIO(png)) as picture:
                 assert picture.size == (side, side)
         pictures += [base.images.read(png).tokens(base.merge) for png in shown]
-        prompts += [step["info"]["meta"]["usage"]["input_tokens"] for step in told["trajectories"][0]["steps"]]
+        used = [step["info"]["meta"]["usage"] for step in told["trajectories"][0]["steps"]]
+        assert not any(usage["estimated"] for usage in used), "the engine counted them"
+        prompts += [usage["input_tokens"] for usage in used]
     assert len(set(pictures)) == 2
     beside = {prompt - picture for prompt, picture in zip(prompts, pictures, strict=True)}
     assert len(beside) == 1, "prompts are as long as their pictures make them, so the model was given those"
