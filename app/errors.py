@@ -408,6 +408,8 @@ class BudgetSpent(StepBlocked):
 class ChildDied(SynthqError):
     """The trainer's child ended while it was at work; another starts with the next try."""
 
+    status = 503
+    exit_code = 6
     retryable = True
 
 

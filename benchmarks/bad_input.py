@@ -137,7 +137,7 @@ REQUESTS: list[tuple[str, str, bytes | None, dict[str, str], int]] = [
     ("POST", JOBS, b'{"kind":"eval","spec":' + b'{"a":' * 5000 + b"1" + b"}" * 5001, {}, 422),
     ("POST", JOBS, b"{}", {}, 422),
     ("POST", JOBS, b'{"kind":"evl","spec":{}}', {}, 422),
-    ("POST", JOBS, b'{"kind":"rl","spec":{}}', {}, 501),
+    ("POST", JOBS, b'{"kind":"rl","spec":{}}', {}, 422),
     ("POST", JOBS, b'{"kind":"eval","spec":{"eval":{"seeds":"0","temperature":NaN}}}', {}, 422),
     ("POST", JOBS, f'{{{SPEC},"nmae":"x"}}'.encode(), {}, 422),
     ("POST", JOBS, f'{{{SPEC},"labels":{{"a b":"1"}}}}'.encode(), {}, 422),

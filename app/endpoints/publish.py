@@ -36,7 +36,8 @@ def publish(session: Session, line: str, base: str, path: str, *, sha256: str, v
     comes first in its transaction; inside ``StepContext.write`` it is fenced. Raises JobNotFound, and Conflict for a number that
     is not the next one, or that other weights have.
     """
-    list(session.scalars(select(AdapterVersion).where(col(AdapterVersion.line) == line).with_for_update()))
+    versions = select(AdapterVersion).where(col(AdapterVersion.line) == line).order_by(col(AdapterVersion.version))
+    list(session.scalars(versions.with_for_update()))  # in the order in which advance locks them
     lock_job(session, line)
     newest = select(func.max(AdapterVersion.version)).where(col(AdapterVersion.line) == line)
     following = (session.connection().execute(newest).scalar_one() or 0) + 1
