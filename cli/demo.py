@@ -153,12 +153,12 @@ class Tour:
         self.run("draw", "traces", "replay", best["id"], "--output", str(OUT / "best.gif"))
 
     def made_by(self, job: str) -> str:
-        """The artifact in which a job left its model."""
+        """The artifact in which a job left its model; of an rl job, the last one."""
         with self.client() as client:
-            made = [each for each in client.pages(f"/jobs/{job}/artifacts") if each["kind"] in ("model", "adapter")]
+            made = [each for each in client.rows(f"/jobs/{job}/artifacts") if each["kind"] in ("model", "adapter")]
         if not made:
             raise DemoStopped(f"{job} has left no model, so the demo ends here")
-        return str(made[-1]["id"])
+        return str(max(made, key=lambda each: each["created_at"])["id"])
 
     def client(self) -> Client:
         """A client of the demo's own server."""
