@@ -133,9 +133,9 @@ class Tour:
         short = ("--set", "eval.policy_config.max_tokens=4")
         players = {
             "random": ("--policy", "random"),
-            "untrained": ("--model", str(TINY), *short),
-            "sft": ("--model", self.made_by("tiny-sft"), *short),
-            "rl": ("--model", self.made_by("tiny-rl"), *short),
+            "untrained": ("--policy", f"model:{TINY}", *short),
+            "sft": ("--policy", f"model:{self.made_by('tiny-sft')}", *short),
+            "rl": ("--policy", f"model:{self.made_by('tiny-rl')}", *short),
             "expert": ("--policy", "scripted:reactive"),
         }
         for name, words in players.items():
