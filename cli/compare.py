@@ -44,7 +44,7 @@ def compare(arms: tuple[str, ...], anyway: bool, html: Path | None, png: Path | 
         found = client.get("/compare", arm=list(arms), anyway=anyway or None)
     if as_json:
         show.out_json(found)
-    elif html is None and png is None:
+    else:
         for line in told(found):
             show.out(line)
     for target, make in ((png, _png), (html, _page)):
