@@ -31,7 +31,7 @@ def ref_fault(ref: str) -> str | None:
         return f"{shown(ref)} is a path from somewhere; write the whole path, or submit with --model, which finds it"
     return (
         f"{shown(ref)} is no model: write the whole path of a folder, a hub id such as Qwen/Qwen3-VL-4B-Instruct or the id of an "
-        "artifact; a model at an endpoint needs policy_config.provider or policy_config.inference_url"
+        "artifact"
     )
 
 

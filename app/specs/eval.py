@@ -136,7 +136,8 @@ class EvalTable(PlayTable):
         if not ref:
             yield Clash(key, "model needs one: write model:REF, or set eval.model")
         elif fault := ref_fault(ref):
-            yield Clash(key, fault)
+            endpoint = "; a model at an endpoint needs policy_config.provider or policy_config.inference_url"
+            yield Clash(key, fault if ref.startswith((".", "~")) else fault + endpoint)
         elif self.task_app_url is not None:
             yield Clash(key, f"a task app cannot ask {shown(label)}, which is served inside this system; remove task_app_url")
 

@@ -12,7 +12,7 @@ from app.specs.draft import shown
 from app.specs.engine import ref_fault
 from app.specs.play import PlayTable, Turns
 from app.specs.seeds import MAX_SEED, Seeds
-from app.specs.sft import JOB
+from app.specs.sft import start_fault
 from app.specs.training import LoraTable, OptimKeys
 
 Estimator = Literal["grpo_turn", "grpo", "dr_grpo", "rloo", "gspo", "gigpo"]
@@ -20,14 +20,6 @@ LOSS_OF: Final = {"gspo": "sequence"}
 """The loss that goes with an estimator, where it is not the one by tokens."""
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Split = Annotated[str, StringConstraints(pattern=NAME)]
-
-
-def model_fault(ref: str) -> str | None:
-    """Why a text names nothing to begin from, or None: a model as engines know it, or a job that trained one."""
-    if JOB.fullmatch(ref):
-        return None
-    fault = ref_fault(ref)
-    return None if fault is None else f"{fault.partition('; a model at')[0]}, or name a job that trained one"
 
 
 class AlgorithmTable(Table):
@@ -91,10 +83,10 @@ class ModelTable(Table):
         if self.source is not None and self.warmstart_from is not None:
             yield Clash("warmstart_from", f"source = {shown(self.source)} says already what it begins from; keep one")
         if self.base is not None and (fault := ref_fault(self.base)):
-            yield Clash("base", fault.partition("; a model at")[0])
+            yield Clash("base", fault)
         for key in ("source", "warmstart_from"):
             ref = getattr(self, key)
-            if ref is not None and (fault := model_fault(ref)):
+            if ref is not None and (fault := start_fault(ref)):
                 yield Clash(key, fault)
         if self.trainer_mode == "full":
             yield Clash(

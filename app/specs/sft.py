@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from app.specs.base import Clash, Compat, Spec, Table, Word
 from app.specs.draft import shown
-from app.specs.engine import ARTIFACT_ID, HUB_ID
+from app.specs.engine import HUB_ID, ref_fault
 from app.specs.sft_compat import SEED_KEYS, SEED_SETTLED
 from app.specs.training import ComputeTable, LoggersTable, LoraTable, OptimKeys, TrainerMode
 from app.specs.vision import disagreement
@@ -32,18 +32,10 @@ def data_fault(ref: str) -> str | None:
     return f"{shown(ref)} is a path, and the server reads no paths; submit with --data {ref}, which sends the file to it"
 
 
-def model_fault(ref: str) -> str | None:
-    """Why a text names no model to train, or None."""
-    if ref.startswith("/") and "\0" not in ref:
-        return None
-    if HUB_ID.fullmatch(ref) or ARTIFACT_ID.fullmatch(ref):
-        return None
-    if ref.startswith((".", "~")):
-        return f"{shown(ref)} is a path from somewhere; write the whole path, or submit with --model, which finds it"
-    return (
-        f"{shown(ref)} is no model; write the whole path of a folder, a hub id such as Qwen/Qwen3-VL-4B-Instruct or the id of "
-        "an artifact"
-    )
+def start_fault(ref: str) -> str | None:
+    """Why a text names nothing to begin from, or None: a model as engines know it, or a job that trained one."""
+    fault = None if JOB.fullmatch(ref) else ref_fault(ref)
+    return fault and f"{fault}, or name a job that trained one"
 
 
 class ValidationTable(Table):
@@ -192,11 +184,10 @@ class SftTable(OptimKeys):
     def _refs(self) -> Iterator[Clash]:
         if self.model is None and self.warmstart_from is None:
             yield Clash("model", "is needed and not given, such as Qwen/Qwen3-VL-4B-Instruct; or give warmstart_from")
-        if self.model is not None and (fault := model_fault(self.model)):
+        if self.model is not None and (fault := ref_fault(self.model)):
             yield Clash("model", fault)
-        warm = self.warmstart_from
-        if warm is not None and not JOB.fullmatch(warm) and (fault := model_fault(warm)):
-            yield Clash("warmstart_from", f"{fault}, or a job that trained one")
+        if self.warmstart_from is not None and (fault := start_fault(self.warmstart_from)):
+            yield Clash("warmstart_from", fault)
         if fault := data_fault(self.data):
             yield Clash("data", fault)
 
