@@ -243,6 +243,4 @@ def checked_png(row: FrameRow | None, sha256: str, how: Played, where: str) -> b
         raise StepFailed(
             f"{where} shows frame {sha256} of {native.shape[1]} x {native.shape[0]} pixels, stored as {row.width} x {row.height}"
         )
-    if how.upscale_to is None:
-        return row.png
-    return pixels.encode_png(pixels.upscale(native, how.upscale_to, tiles=how.tiles))
+    return pixels.enlarged(row.png, how.upscale_to, tiles=how.tiles)

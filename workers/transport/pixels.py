@@ -83,5 +83,10 @@ def upscale(pixels: Pixels, to_px: int, *, tiles: int = 1, version: int = UPSCAL
     return np.ascontiguousarray(pixels[source][:, source])
 
 
+def enlarged(png: bytes, to_px: int | None, *, tiles: int = 1) -> bytes:
+    """The PNG that a model is shown of a stored frame: after ``upscale``, or with None the very bytes. Raises as the two do."""
+    return png if to_px is None else encode_png(upscale(decode_png(png), to_px, tiles=tiles))
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))

@@ -16,11 +16,7 @@ _UNSTORABLE: Final = re.compile(r"[\x00\ud800-\udfff]")
 def shown_png(request: Request, sha256: str, upscale_to: int | None) -> bytes:
     """The PNG that a model is sent for a stored frame: the same bytes that a line of training data has."""
     assert request.frames is not None, "play gives the bytes of every frame that a prompt names"
-    png = request.frames(sha256)
-    if upscale_to is None:
-        return png
-    native = pixels.decode_png(png)
-    return pixels.encode_png(pixels.upscale(native, upscale_to, tiles=getattr(request.env, "tiles", 1)))
+    return pixels.enlarged(request.frames(sha256), upscale_to, tiles=getattr(request.env, "tiles", 1))
 
 
 def messages(request: Request, *, upscale_to: int | None) -> list[dict[str, Any]]:

@@ -175,15 +175,9 @@ class Shown:
     def _pictures(self, key: str) -> Iterator[Picture]:
         for sha256 in self._frames[key]:
             try:
-                yield self._images.read(self._sent(self._pngs[sha256]))
+                yield self._images.read(pixels.enlarged(self._pngs[sha256], self._upscale_to, tiles=TILES))
             except InvalidInput as error:
                 raise StepFailed(f"{key} shows frame {sha256}, which cannot be read: {error}") from error
-
-    def _sent(self, png: bytes) -> bytes:
-        """What went to the engine for a stored frame."""
-        if self._upscale_to is None:
-            return png
-        return pixels.encode_png(pixels.upscale(pixels.decode_png(png), self._upscale_to, tiles=TILES))
 
 
 def _figures(found: Iteration) -> dict[str, float]:
