@@ -11,7 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sqlmodel import Session, col, select
+
 from app.errors import EpisodeOver, ReplayMismatch
+from app.models import Episode, TurnRow
 from app.records import EpisodeKey, Frame
 from workers.rollout import envs
 from workers.rollout.envs.base import Environment
@@ -50,6 +53,29 @@ class Played:
     """The environment's version on record; None when it is not known."""
     start: bytes | None = None
     """The environment's snapshot that the episode began from; None for the seed's true start."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """As much of a turn's row as it takes to play it again."""
+
+    index: int
+    actions: list[str]
+    frame: str | None
+
+
+def recorded(session: Session, episode_id: str, env: str, env_config: Mapping[str, Any]) -> Played:
+    """An episode of the store; ``env`` and ``env_config`` are those that its job's ``PlayOptions`` tell."""
+    about = select(col(Episode.seed), col(Episode.env_version)).where(Episode.id == episode_id)
+    seed, env_version = session.exec(about).one()
+    turns = select(col(TurnRow.index), col(TurnRow.actions), col(TurnRow.frame)).where(TurnRow.episode_id == episode_id)
+    return Played(
+        env=env,
+        env_config=env_config,
+        seed=seed,
+        turns=[_Turn(*row) for row in session.exec(turns.order_by(col(TurnRow.index)))],
+        env_version=env_version or None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

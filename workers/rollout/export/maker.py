@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from sqlmodel import Session, col, select
 
 from app import db
 from app.errors import ReplayMismatch, StepFailed
-from app.models import Episode, FrameRow, TextRow, TurnRow
+from app.models import FrameRow, TextRow, TurnRow
 from app.specs import FilterTable
 from workers.rollout import lines
 from workers.rollout import relabel as expert
@@ -24,15 +23,6 @@ from workers.rollout.selection import Candidate
 
 TURNS_A_FETCH = 50
 """Turns, with their frames, that are in memory at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """As much of a turn as it takes to play it again."""
-
-    index: int
-    actions: list[str]
-    frame: str | None
 
 
 class Maker:
@@ -126,19 +116,8 @@ class Maker:
 
     def _labels(self, session: Session, episode: Candidate, wanted: Mapping[int, int]) -> dict[int, Label]:
         """The expert's word on these turns. The episode is played again for it, every turn of it."""
-        columns = (col(TurnRow.index), col(TurnRow.actions), col(TurnRow.frame))
-        query = select(*columns).where(TurnRow.episode_id == episode.id).order_by(columns[0])
-        how, env_version = (
-            self._how[episode.job_id],
-            session.exec(select(Episode.env_version).where(Episode.id == episode.id)).one(),
-        )
-        played = expert.Played(
-            env=how.env,
-            env_config=how.env_config,
-            seed=episode.seed,
-            turns=[_Step(*row) for row in session.exec(query)],
-            env_version=env_version or None,
-        )
+        how = self._how[episode.job_id]
+        played = expert.recorded(session, episode.id, how.env, how.env_config)
         labels = {}
         try:
             for label in expert.relabel(played, self._table.view or ""):
