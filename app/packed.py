@@ -114,9 +114,9 @@ def _write(path: Path, content: IO[bytes]) -> None:
         os.fsync(file.fileno())
 
 
-def sync(folder: Path) -> None:
-    """Make the names in a folder safe from a power cut."""
-    held = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, safe from a power cut."""
+    held = os.open(path, os.O_RDONLY)
     try:
         os.fsync(held)
     finally:

@@ -21,8 +21,8 @@ from torch import Tensor
 from workers.inference.core.lora import Adapters
 from workers.inference.core.prefix import Prefixes
 from workers.inference.core.rows import BLOCK, Rows
-from workers.inference.core.sights import Sights, key
 from workers.inference.core.ticket import Ticket
+from workers.model.sights import Sights, key
 
 
 class Forward:
@@ -136,7 +136,7 @@ class Forward:
         ]
         if not spans:
             return None
-        sights = self.sights.of(picture for _, _, _, picture in spans)
+        sights = self.sights.each(picture for _, _, _, picture in spans)
         parts = [sights[key(picture)][:, since - begin :] for _, since, begin, picture in spans]
         places = [
             np.arange(since, since + part.shape[1]) + offset for (offset, since, _, _), part in zip(spans, parts, strict=True)

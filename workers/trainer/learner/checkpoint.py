@@ -5,7 +5,6 @@ Dropout draws from a seed, the step and the pass, so no state of a generator is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from app import weights
 from app.errors import BadModel
+from app.packed import sync
 from workers.model.folder import whole, write_json
 
 FORMAT: Final = 1
@@ -30,7 +30,7 @@ def write(folder: Path, facts: Mapping[str, Any], trained: Mapping[str, Tensor],
             write_tensors(draft / name, tensors)
         write_json(draft / FACTS, {"format": FORMAT, **facts})
         settle(draft)
-    settle_name(folder)
+    sync(folder.parent)
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
@@ -58,22 +58,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def settle(folder: Path) -> None:
     """Have everything in a folder outlast a power cut."""
-    for path in sorted(folder.rglob("*")):
-        _sync(path)
-    _sync(folder)
-
-
-def settle_name(path: Path) -> None:
-    """Have a name that was given outlast a power cut."""
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    for path in (*sorted(folder.rglob("*")), folder):
+        sync(path)
 
 
 def load_weights(into: Mapping[str, Tensor], found: Mapping[str, Tensor], where: Path) -> None:

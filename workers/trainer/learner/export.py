@@ -12,11 +12,12 @@ import torch
 from app import model_folder, weights
 from app.errors import BadModel
 from app.model_folder import ADAPTER_WEIGHTS, VISION
+from app.packed import sync
 from workers.model.adapters import read_adapter
 from workers.model.export import SHARD
 from workers.model.folder import LINEAGE, whole, write_json
 from workers.model.loading import DTYPES
-from workers.trainer.learner.checkpoint import settle, settle_name, write_tensors
+from workers.trainer.learner.checkpoint import settle, write_tensors
 from workers.trainer.learner.prepare import ADAPTER, Prepared
 
 BESIDE: Final = (".json", ".jinja", ".txt")
@@ -42,7 +43,7 @@ def export_adapter(prepared: Prepared, folder: Path, *, steps: int) -> str:
         sha256 = read_adapter(draft, prepared.loaded.model).sha256
         _tell(draft, prepared, "adapter", sha256, steps)
         settle(draft)
-    settle_name(folder)
+    sync(folder.parent)
     return sha256
 
 
@@ -62,7 +63,7 @@ def export_model(prepared: Prepared, folder: Path, *, steps: int) -> str:
         sha256 = weights.sha256(draft)
         _tell(draft, prepared, "trained", sha256, steps)
         settle(draft)
-    settle_name(folder)
+    sync(folder.parent)
     return sha256
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from workers.model.sights import Sights
 from workers.trainer.learner.rows import Batch
-from workers.trainer.learner.sights import Sights
 
 LOGITS: Final = 1 << 27
 """Numbers of logits that are computed at once: 512 MiB of them, and some times that on the way back."""

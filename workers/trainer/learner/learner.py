@@ -15,6 +15,7 @@ from torch import Tensor
 
 from app.errors import BadModel, InvalidInput
 from workers.model.loading import Loaded
+from workers.model.sights import Sights
 from workers.trainer.learner import checkpoint, ranks
 from workers.trainer.learner.export import export_adapter, export_model
 from workers.trainer.learner.forward import Forward
@@ -23,7 +24,6 @@ from workers.trainer.learner.outs import Loss, PassOut, Tally
 from workers.trainer.learner.prepare import drawing, prepare
 from workers.trainer.learner.rows import Batch, Row, collate, cut, read
 from workers.trainer.learner.settings import Settings
-from workers.trainer.learner.sights import Sights
 from workers.trainer.samples import Sample
 
 Floats = NDArray[np.float32]
@@ -45,7 +45,7 @@ class Learner:
         self.settings = settings
         self._prepared = prepare(settings)
         model = self._prepared.loaded.model
-        self._sights = Sights(model, learns=settings.mode == "full", budget=settings.picture_cache_bytes)
+        self._sights = Sights(model, settings.picture_cache_bytes, learns=settings.mode == "full")
         self._forward = Forward(model, self._sights, dtype=self._prepared.dtype, checkpointing=settings.gradient_checkpointing)
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._optimizer = Optimizer(self._weights, settings)
@@ -64,10 +64,6 @@ class Learner:
     def parameters(self) -> int:
         """How many numbers train."""
         return sum(weight.numel() for weight in self._weights.values())
-
-    def forget_pictures(self) -> None:
-        """Hold nothing of pictures that were seen, so that the last digits of what comes do not depend on what went before."""
-        self._sights.cache.clear()
 
     # -- samples --------------------------------------------------------------------------------------------------------
 
@@ -223,6 +219,10 @@ class Learner:
         self._optimizer.forget()
         self._passes = 0
 
+    def _forget_pictures(self) -> None:
+        """Hold nothing of pictures that were seen, so that the last digits of what comes do not depend on what went before."""
+        self._sights.cache.clear()
+
     # -- folders --------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -234,7 +234,7 @@ class Learner:
         """
         if self._passes:
             raise InvalidInput(f"{self._passes} passes have been added up since the last step; step before saving")
-        self.forget_pictures()
+        self._forget_pictures()
         facts = {**self._kind(), "steps": self.steps, "extra": dict(extra or {})}
         self._by_first(lambda: checkpoint.write(folder, facts, self._weights, self._optimizer.moments()))
 
@@ -246,7 +246,7 @@ class Learner:
                 raise BadModel(f"{folder} is of another learner: its {name} is {facts.get(name)!r}, and here it is {mine!r}")
         checkpoint.load_weights(self._weights, found, folder)
         self._optimizer.recall(moments)
-        self.forget_pictures()
+        self._forget_pictures()
         self.steps, self._passes = int(facts["steps"]), 0
         extra: dict[str, Any] = facts["extra"]
         return extra

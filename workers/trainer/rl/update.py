@@ -63,7 +63,6 @@ def run(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
     spec = RlSpec.model_validate(args["spec"])
     with phases("load"):
         learner = held.learner(settings(spec, args["base"], args["adapter"]), runs.state(iteration - 1))
-        learner.forget_pictures()  # the same numbers come out whatever was seen before
         folders.check_room(CHECKPOINT_BYTES * learner.parameters)
     update = Update(learner, Options.of(spec), phases, iteration=iteration)
     with phases("collect"):
