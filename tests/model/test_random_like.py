@@ -14,9 +14,10 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from app import model_folder, weights
 from app.errors import InvalidInput, UnknownName
+from app.geometry import PUBLISHED
 from app.model_folder import BaseFolder
 from workers.model import new, start
-from workers.model.geometry import PUBLISHED, TINY, config_of
+from workers.model.geometry import TINY, config_of
 from workers.model.loading import load
 from workers.model.new import Made
 from workers.model.random_like import init_random

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from app import weights
 from app.errors import BadModel, cut
+from app.geometry import projections
 from app.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, VISION, adapter_sha256
 
 MEANT: Final = "adapters are for the language model's layers q, k, v, o, gate, up and down _proj"
@@ -91,16 +92,7 @@ def language_layers(config: Any) -> dict[str, tuple[int, int]]:
     """(in, out) of every layer that an adapter may change, by its name in the whole model: of a Qwen3-VL's config."""
     text = config.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    heads, kept = text.num_attention_heads * head, text.num_key_value_heads * head
-    parts = {
-        "self_attn.q_proj": (text.hidden_size, heads),
-        "self_attn.k_proj": (text.hidden_size, kept),
-        "self_attn.v_proj": (text.hidden_size, kept),
-        "self_attn.o_proj": (heads, text.hidden_size),
-        "mlp.gate_proj": (text.hidden_size, text.intermediate_size),
-        "mlp.up_proj": (text.hidden_size, text.intermediate_size),
-        "mlp.down_proj": (text.intermediate_size, text.hidden_size),
-    }
+    parts = projections(text.hidden_size, text.num_attention_heads, text.num_key_value_heads, head, text.intermediate_size)
     return {
         f"model.language_model.layers.{layer}.{part}": sizes
         for layer in range(text.num_hidden_layers)

@@ -1,82 +1,14 @@
-"""How wide and deep a Qwen3-VL is: the published sizes, and the tiny ones of this product."""
+"""The sizes of this product's own tiny models, and configs as transformers has them of any sizes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 from tokenizers import Tokenizer
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from app.geometry import TEMPORAL, Geometry
 from workers.model import tokenizer as own
-
-TEMPORAL: Final = 2
-"""Frames that a patch spans, in every Qwen3-VL."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Geometry:
-    """The sizes that make up a config."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vision_hidden: int
-    vision_depth: int
-    vision_heads: int
-    vision_intermediate: int
-    deepstack: tuple[int, ...]
-    """Layers of the vision tower whose features also enter the language model's first layers."""
-    patch: int = 16
-    """Side of a patch in pixels."""
-    merge: int = 2
-    """Patches along each side that become one token."""
-    positions: int = 48
-    """Side of the square of learned positions; those of another grid are interpolated."""
-    vocab: int | None = 151_936
-    """Rows of the embedding; None: as many as the tokenizer has tokens."""
-    tied: bool = True
-    """The embedding is the output's weights too."""
-    mrope: tuple[int, int, int] = (24, 20, 20)
-    """How a head's frequencies are shared out between time, height and width."""
-    theta: float = 5_000_000.0
-    max_length: int = 262_144
-    """Most tokens of a prompt and its reply together."""
-    dtype: str = "bfloat16"
-
-
-_SMALL_TOWER: Final[dict[str, Any]] = {
-    "vision_hidden": 1024,
-    "vision_depth": 24,
-    "vision_heads": 16,
-    "vision_intermediate": 4096,
-    "deepstack": (5, 11, 17),
-}
-_LARGE_TOWER: Final[dict[str, Any]] = {
-    "vision_hidden": 1152,
-    "vision_depth": 27,
-    "vision_heads": 16,
-    "vision_intermediate": 4304,
-    "deepstack": (8, 16, 24),
-}
-
-
-def _published(tower: dict[str, Any], hidden: int, layers: int, heads: int, intermediate: int, *, tied: bool) -> Geometry:
-    return Geometry(
-        hidden=hidden, layers=layers, heads=heads, kv_heads=8, head_dim=128, intermediate=intermediate, tied=tied, **tower
-    )
-
-
-PUBLISHED: Final = {
-    "qwen3-vl-2b": _published(_SMALL_TOWER, 2048, 28, 16, 6144, tied=True),
-    "qwen3-vl-4b": _published(_SMALL_TOWER, 2560, 36, 32, 9728, tied=True),
-    "qwen3-vl-8b": _published(_LARGE_TOWER, 4096, 36, 32, 12_288, tied=False),
-    "qwen3-vl-32b": _published(_LARGE_TOWER, 5120, 64, 64, 25_600, tied=False),
-}
-"""The dense models that Qwen has published."""
 
 _TINY: Final[dict[str, Any]] = {
     "head_dim": 32,

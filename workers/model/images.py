@@ -7,7 +7,6 @@ the Qwen2-VL family (the one without torchvision) gives for the same ``preproces
 from __future__ import annotations
 
 import io
-import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from PIL import Image, ImageOps
 
 from app.dataset.images import MEDIA, MOST_BYTES, MOST_PX, MOST_STRETCHED, PNG_END
 from app.errors import InvalidInput
+from app.geometry import read_size
 from app.model_folder import image_processor
 from workers.model.cache import Cache
 from workers.model.types import Picture
@@ -116,16 +116,7 @@ class ImageReader:
         """(width, height) in pixels at which a picture of this size is read."""
         if not self.resize:
             return width, height
-        step = self.patch * self.merge
-        wide, high = round(width / step) * step, round(height / step) * step
-        if wide * high > self.max_pixels:
-            shrink = math.sqrt(height * width / self.max_pixels)
-            high = max(step, math.floor(height / shrink / step) * step)
-            wide = max(step, math.floor(width / shrink / step) * step)
-        elif wide * high < self.min_pixels:
-            grow = math.sqrt(self.min_pixels / (height * width))
-            high, wide = math.ceil(height * grow / step) * step, math.ceil(width * grow / step) * step
-        return wide, high
+        return read_size(width, height, step=self.patch * self.merge, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
 
     def _fitted(self, image: Image.Image, max_tokens: int | None) -> NDArray[np.uint8]:
         """uint8 [height, width, 3], a whole number of tokens along each side."""

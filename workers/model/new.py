@@ -15,10 +15,11 @@ from transformers import Qwen3VLConfig
 from app import weights
 from app.command_line import Tick, no_tick, size
 from app.errors import InvalidInput
+from app.geometry import Geometry
 from workers.model import start
 from workers.model import tokenizer as own
 from workers.model.folder import LINEAGE, whole, write_json
-from workers.model.geometry import Geometry, config_of
+from workers.model.geometry import config_of
 
 VOCAB: Final = 1280
 """Most tokens of the tokenizer."""

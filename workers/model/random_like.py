@@ -12,14 +12,11 @@ from typing import Final
 
 from app.command_line import Tick, no_tick
 from app.errors import InvalidInput, UnknownName
-from workers.model.geometry import PUBLISHED
+from app.geometry import LEAST_PX, MOST_PX, PUBLISHED
 from workers.model.new import VOCAB, Made, Plan, make
 
 FRAME_PX: Final = 288
 """Side of the frames that its facts are told for: Crafter's of 144 pixels, drawn twice as large."""
-LEAST_PX: Final = 256
-MOST_PX: Final = 4096
-"""What the published models enlarge pictures to, and shrink them to."""
 
 
 def init_random(
