@@ -131,12 +131,10 @@ def _why_not(turn: Turn, age: int, most: int) -> str | None:
 
 
 def _sample(turn: Turn, play: Play, shown: Shown, image_id: int) -> Sample:
-    prompt, output, logprobs = turn.prompt_ids or [], turn.output_ids or [], turn.logprobs or []
+    output, logprobs = turn.output_ids or [], turn.logprobs or []
     if len(logprobs) != len(output):
         raise StepFailed(f"{turn.name} has {len(output)} tokens and {len(logprobs)} log-probabilities; each token has one")
-    has, wanted = prompt.count(image_id), shown.add(turn)
-    if has != wanted:
-        raise StepFailed(f"the prompt of {turn.name} has {has} image tokens, and its {len(turn.pictures)} pictures are {wanted}")
+    prompt = prompt_of(turn, shown, image_id)
     return Sample(
         key=turn.name,
         ids=(*prompt, *output),
@@ -144,6 +142,15 @@ def _sample(turn: Turn, play: Play, shown: Shown, image_id: int) -> Sample:
         temperature=play.temperature,
         logprobs=np.array(logprobs, np.float32),
     )
+
+
+def prompt_of(turn: Turn, shown: Shown, image_id: int) -> list[int]:
+    """The token ids of a turn's prompt, whose pictures ``shown`` is told of. Raises StepFailed where the two do not fit."""
+    prompt = turn.prompt_ids or []
+    has, wanted = prompt.count(image_id), shown.add(turn)
+    if has != wanted:
+        raise StepFailed(f"the prompt of {turn.name} has {has} image tokens, and its {len(turn.pictures)} pictures are {wanted}")
+    return prompt
 
 
 class Shown:

@@ -61,6 +61,15 @@ def reading(base: str) -> Reading:
     )
 
 
+def reply_ids(tokenizer: Any, end_id: int, message: Mapping[str, Any]) -> list[int]:
+    """Token ids of a message of the assistant with its end, as a policy emits them. Raises InvalidInput where that has no end."""
+    _, text = chat.prompt_and_reply([message])
+    ids: list[int] = tokenizer.backend_tokenizer.encode(text.removesuffix("\n"), add_special_tokens=False).ids
+    if not ids or ids[-1] != end_id:
+        raise InvalidInput(f"its reply is tokenised without the end token {chat.END}")
+    return ids
+
+
 class Liner:
     """Makes samples of lines, for one model."""
 
@@ -83,21 +92,13 @@ class Liner:
                 asked = self._inputs.prompt(messages[:at], tools)
                 self._check_pictures(asked)
                 begun = made[-1] if made and asked.ids[: len(made[-1].ids)] == made[-1].ids else None
-                reply = self._reply(message)
+                reply = reply_ids(self._by.tokenizer, self._by.end_id, message)
                 whole = (*asked.ids, *reply)
                 targets = (*(begun.targets if begun else ()), *range(len(asked.ids), len(whole)))
                 made = [*(made[:-1] if begun else made), Sample(key=key, ids=whole, targets=targets, pictures=asked.pictures)]
         if len(made) > 1:
             return [replace(sample, key=f"{key} (reply {i})") for i, sample in enumerate(made, 1)]
         return made
-
-    def _reply(self, message: Mapping[str, Any]) -> list[int]:
-        """Token ids of a reply with its end, as a policy emits them."""
-        _, text = chat.prompt_and_reply([message])
-        ids: list[int] = self._by.tokenizer.backend_tokenizer.encode(text.removesuffix("\n"), add_special_tokens=False).ids
-        if not ids or ids[-1] != self._by.end_id:
-            raise InvalidInput(f"its reply is tokenised without the end token {chat.END}")
-        return ids
 
     def _check_pictures(self, asked: Prompt) -> None:
         """Features that are no tokens, or the other way round, would teach the model to see what is not there."""
