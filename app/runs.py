@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,19 @@ from app.settings import get_settings
 
 SPARE_BYTES: Final = 500_000_000
 """What a checkpoint leaves free: the store grows on the same disk."""
+_UPDATE: Final = re.compile(r"iter-(\d+)")
+"""The folder of an update of an rl job, by its number."""
 
 
 def folder(job_id: str) -> Path:
     """Where a job keeps what it needs to go on. It may not be there yet."""
     return get_settings().runs / clean_name(job_id)
+
+
+def checkpoints(job_id: str) -> list[int]:
+    """After how many of its updates an rl job can be gone on from here."""
+    names = (path.parent.name for path in folder(job_id).glob("iter-*/state"))
+    return sorted(int(found[1]) + 1 for name in names if (found := _UPDATE.fullmatch(name)))
 
 
 def check_room(needed: int) -> None:

@@ -52,6 +52,7 @@ def describe(job: Json, *, wide: bool = False) -> list[str]:
             ("waiting", show.clean(job.get("waiting") or "")),
             ("reason", show.clean(job.get("reason") or "")),
             ("progress", show.progress_of(job)),
+            ("goes on from", show.clean(((job.get("spec") or {}).get("model") or {}).get("extend") or "")),
             ("after", ", ".join(f"{each.get('on')}:{each.get('job')}" for each in job.get("after") or [])),
             ("priority", job.get("priority") or ""),
             ("labels", ", ".join(f"{show.clean(k)}={show.clean(v)}" for k, v in (job.get("labels") or {}).items())),

@@ -49,7 +49,8 @@ def _left(summary: Json) -> Iterator[str]:
     gain, rounds = summary.get("gain"), summary.get("iterations") or {}
     if isinstance(gain, dict):
         yield f"from {gain.get('from')} to {gain.get('to')} updates: {show.figure(gain.get('achievements'))} achievements"
-    yield f"{rounds.get('done')} of {rounds.get('asked')} iterations" + (
+    before = f", after {rounds['begun']} of another job" if rounds.get("begun") else ""
+    yield f"{rounds.get('done')} of {rounds.get('asked')} iterations{before}" + (
         f", stopped: {show.clean(summary['stopped'])}" if summary.get("stopped") else ""
     )
     yield from show.cost(summary)

@@ -127,7 +127,7 @@ def overrides(own: Json, *, dry_run: bool, model: str | None, warm: str | None) 
 
     ``model`` and ``warm`` are as a spec names them. Raises BadFlag.
     """
-    for flag in ("env", "iterations"):
+    for flag in ("env", "iterations", "extend"):
         if own[flag] is not None:
             raise BadFlag(f"--{flag} is read by rl alone; sft learns from --data")
     given, data = Overrides(), own["data"]

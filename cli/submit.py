@@ -154,6 +154,11 @@ def _train_options(command: F) -> F:
                 help="The adapter or model to begin from: a job that trained it, or as --model.",
             ),
             click.option("--iterations", type=click.IntRange(1), metavar="N", help="How many iterations (rl)."),
+            click.option(
+                "--extend",
+                metavar="JOB[@N]",
+                help="Go on exactly where the rl job JOB ended, or where it stood after N updates; --iterations more (rl).",
+            ),
         )
     ):
         command = option(command)
@@ -215,7 +220,8 @@ def submit_rl(**flags: Any) -> int:
     For example: synthq submit rl configs/crafter_rl_vision_qwen3vl4b.toml --warmstart-from SFT_JOB --iterations 50 --watch
 
     What comes out are artifacts, the last adapter and the best, that `--policy model:ID` plays. Another rl job goes on from one
-    with --warmstart-from.
+    with --warmstart-from, which begins with a new optimizer, or with --extend, which goes on exactly: without CONFIG its spec is
+    that of JOB, and --set changes it.
     """
     return _train("rl", flags)
 
@@ -264,7 +270,30 @@ def _rl(common: Common, own: Json) -> int:
     given.add("--model", "model.base", found_model(own["model"]))
     given.add("--warmstart-from", "model.warmstart_from", warm)
     given.add("--iterations", "training.iterations", own["iterations"])
-    return _submit("rl", common, given)
+    begun = None
+    if own["extend"] is not None:
+        begun, extended = _extended(own["extend"])
+        given.add("--extend", "model.extend", extended)
+    return _submit("rl", common, given, begun)
+
+
+def _extended(ref: str) -> tuple[Json, str]:
+    """The spec of the job that is gone on from, and how a spec names it: by its whole id, and after how many updates."""
+    from app.specs.rl_tables import EXTENDED
+    from cli.client import Client
+
+    found = EXTENDED.fullmatch(ref)
+    if found is None:
+        raise BadFlag(f"--extend {ref} names no job; it takes JOB, or JOB@N for where it stood after N updates")
+    with Client() as client:
+        job = client.job(found["job"])
+        if job["kind"] != "rl":
+            raise BadFlag(f"--extend {ref}: job {job['id']} is of the kind {job['kind']}, and only rl jobs are gone on from")
+        scopes = client.get(f"/jobs/{job['id']}/metrics", scope="update", limit=1)["scopes"]
+    last = next((each["last"] + 1 for each in scopes if each["scope"] == "update"), None)
+    updates = found["updates"] or last
+    spec = {key: value for key, value in job["spec"].items() if key != "name"}
+    return spec, f"{job['id']}@{updates}" if updates else str(job["id"])
 
 
 def _is_job(ref: str) -> bool:
@@ -325,11 +354,12 @@ def _job_ids(refs: Sequence[str]) -> tuple[str, ...]:
         return tuple(str(client.job(ref)["id"]) for ref in refs)
 
 
-def _submit(kind: str | None, common: Common, given: Overrides) -> int:
+def _submit(kind: str | None, common: Common, given: Overrides, begun: Json | None = None) -> int:
+    """``begun``: the tables that stand where there is no file."""
     if common.as_json and common.id_only:
         raise BadFlag("--json and --id-only both say what is printed; keep one")
     given.add("--name", "name", common.name)
-    checked, told = _request(kind, common, given)
+    checked, told = _request(kind, common, given, begun)
     request = {**checked, **_wishes(common)}
     if common.dry_run:
         return 0
@@ -344,11 +374,11 @@ def _submit(kind: str | None, common: Common, given: Overrides) -> int:
         return _tell(client, job, common)
 
 
-def _request(kind: str | None, common: Common, given: Overrides) -> tuple[Json, list[str]]:
+def _request(kind: str | None, common: Common, given: Overrides, begun: Json | None = None) -> tuple[Json, list[str]]:
     """The checked spec as the API takes it, and the warnings that were told of it. In a dry run the whole of it is told."""
     from app import specs
 
-    spec = _spec(kind, common, given)
+    spec = _spec(kind, common, given, begun)
     request = {"kind": spec.kind, "name": spec.name, "spec": specs.resolved(spec)}
     cautions = specs.warnings(spec)
     for caution in cautions:
@@ -363,7 +393,7 @@ def _request(kind: str | None, common: Common, given: Overrides) -> tuple[Json, 
     return request, cautions
 
 
-def _spec(kind: str | None, common: Common, given: Overrides) -> AnySpec:
+def _spec(kind: str | None, common: Common, given: Overrides, begun: Json | None = None) -> AnySpec:
     """The spec of the file and the flags. Raises SpecProblems, with each flag under its own name."""
     from app import specs
 
@@ -371,8 +401,8 @@ def _spec(kind: str | None, common: Common, given: Overrides) -> AnySpec:
     try:
         if common.config is not None:
             return specs.load(Path(common.config), kind=kind, overrides=texts)
-        tables: Json = {}
-        if kind in specs.KINDS and kind in specs.KINDS[kind].model_fields:
+        tables: Json = begun or {}
+        if begun is None and kind in specs.KINDS and kind in specs.KINDS[kind].model_fields:
             tables = {kind: {}}
         return specs.build(tables, kind=kind, overrides=texts)
     except SpecProblems as problems:

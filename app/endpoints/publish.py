@@ -30,17 +30,18 @@ TAKES = 3
 def publish(session: Session, line: str, base: str, path: str, *, sha256: str, version: int | None = None) -> int:
     """Add a version to a job's line, from a folder that never changes again; give its number, 1 for the first.
 
-    ``version``: the number that it must have; None: the next one. With a number it may be said again: what is there already
-    stays as it is, but for a version that is not served any more and that none came after, which is loaded anew. Nobody plays
-    with a version before ``advance`` has seen it on every ready endpoint of its base. Locks the versions and then the job, so it
-    comes first in its transaction; inside ``StepContext.write`` it is fenced. Raises JobNotFound, and Conflict for a number that
-    is not the next one, or that other weights have.
+    ``version``: the number that it must have, where the first may have any; None: the next one. With a number it may be said
+    again: what is there already stays as it is, but for a version that is not served any more and that none came after, which is
+    loaded anew. Nobody plays with a version before ``advance`` has seen it on every ready endpoint of its base. Locks the
+    versions and then the job, so it comes first in its transaction; inside ``StepContext.write`` it is fenced. Raises
+    JobNotFound, and Conflict for a number that is not the next one, or that other weights have.
     """
     versions = select(AdapterVersion).where(col(AdapterVersion.line) == line).order_by(col(AdapterVersion.version))
     list(session.scalars(versions.with_for_update()))  # in the order in which advance locks them
     lock_job(session, line)
     newest = select(func.max(AdapterVersion.version)).where(col(AdapterVersion.line) == line)
-    following = (session.connection().execute(newest).scalar_one() or 0) + 1
+    last = session.connection().execute(newest).scalar_one()
+    following = last + 1 if last is not None else max(1, version or 1)
     found = session.get(AdapterVersion, (line, version), populate_existing=True) if version is not None else None
     if found is not None:
         return _publish_again(session, found, base, path, sha256)

@@ -78,7 +78,7 @@ class _Course:
             return [self._keep(last)]
         if again := apart(self._steps):
             return again
-        return self._learn() if self._stopped is None and self._updates < self._spec.iterations else self._close()
+        return self._learn() if self._stopped is None and self._updates < self._spec.end else self._close()
 
     def _learn(self) -> list[StepPlan] | Ending:
         """The play and the evaluation that the next update waits for, or the update."""
@@ -90,7 +90,7 @@ class _Course:
             told = f"{played} of {asked} episodes of iteration {at} were played, and an update needs {least}"
             return Ending(state=JobState.FAILED, reason=f"{told}: {self._why()}")
         update = StepPlan(key=f"update/{at}", kind=UPDATE, queue=Queue.TRAINER, payload={"iteration": at})
-        ahead = range(at + 1, min(at + 1 + self._spec.training.staleness, self._spec.iterations))
+        ahead = range(at + 1, min(at + 1 + self._spec.training.staleness, self._spec.end))
         return [update, *self._score(at), *(plan for iteration in ahead for plan in self._play(iteration))]
 
     def _score(self, at: int) -> list[StepPlan]:
@@ -114,7 +114,7 @@ class _Course:
         summary, stopped = {**(report.result or {}), **(keep.result or {})}, report.payload["stopped"]
         at, spec = report.payload["iterations"], self._spec
         if stopped is not None and self._gate is not None:
-            reason = f"stopped after {at} of {spec.iterations} iterations: {stopped}"
+            reason = f"stopped after {at - spec.begun} of {spec.iterations} iterations: {stopped}"
             return Ending(state=JobState.FAILED, reason=reason, summary=summary)
         last = evaluation_of(spec, at)
         tried = self._count(last)
@@ -127,8 +127,8 @@ class _Course:
 
     @property
     def _updates(self) -> int:
-        """Updates that are done."""
-        before = next((step.result or {} for step in self._steps if step.kind == BEGIN), {}).get(UPDATES, 0)
+        """Updates that are done, with those of the job that it goes on from."""
+        before = next((step.result or {} for step in self._steps if step.kind == BEGIN), {}).get(UPDATES, self._spec.begun)
         return int(before) + sum(step.kind == UPDATE for step in self._steps)
 
     @property
@@ -141,7 +141,7 @@ class _Course:
     @property
     def _stopped(self) -> str | None:
         """Why there is no further update though there should be more."""
-        if self._updates >= self._spec.iterations:
+        if self._updates >= self._spec.end:
             return None
         if self._gate is not None:
             return self._gate
@@ -168,7 +168,7 @@ class _Course:
         return self._missing(f"play/{iteration}", play_of(self._spec, iteration), TRAIN)
 
     def _evaluation(self, iteration: int) -> list[StepPlan]:
-        over = self._stopped is not None or iteration == self._spec.iterations
+        over = self._stopped is not None or iteration == self._spec.end
         if not over and not self._spec.evaluated(iteration):
             return []
         return self._missing(f"eval/{iteration}", evaluation_of(self._spec, iteration), EVALUATION)

@@ -15,6 +15,7 @@ from app.lifecycle import lock_job
 from app.models import ENDED, Artifact, Imported, Job
 from app.settings import get_settings
 from app.specs.policies import MODEL, policy_name
+from app.specs.rl_tables import EXTENDED
 
 KEEP: Final = "keep"
 """Label that keeps a job, and its frames, when its value is ``true``."""
@@ -99,6 +100,8 @@ def _texts(value: Any) -> Iterator[str]:
     """Every text in a spec: a job, an artifact or an imported store may be named anywhere in it."""
     if isinstance(value, str):
         yield value
+        if (extended := EXTENDED.fullmatch(value)) is not None:
+            yield extended["job"]
         name, variant = policy_name(value)
         if name == MODEL and variant is not None:
             yield variant

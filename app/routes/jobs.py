@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
 from sqlmodel import Session
 
-from app import artifacts, broker, db, lifecycle, model_refs, registered, runs, sources, specs, training_refs
+from app import artifacts, broker, db, extending, lifecycle, model_refs, registered, runs, sources, specs, training_refs
 from app.auth import LOCAL, Caller
 from app.errors import BadFlag, Conflict
 from app.idempotency import once
@@ -79,7 +79,7 @@ class _Draft:
 
     def __init__(self, body: JobIn, spec: specs.AnySpec, caller: str) -> None:
         self.body = body
-        self.spec = spec
+        self.spec = spec = extending.settled(spec)
         self.name = body.name or spec.name
         self.resolved = specs.resolved(spec)
         self.sha256 = specs.sha256(spec)
@@ -89,6 +89,7 @@ class _Draft:
             begin = training_refs.learner(spec)
             self.uses.append(training_refs.use(spec, begin))
             self.warnings += training_refs.cautions(spec, begin)
+            self.warnings += extending.checked(spec, begin)
         training_refs.check(spec)
         self.caller = caller
 

@@ -2,7 +2,8 @@
 
 What the settled words come to. An iteration is ``rollout.batches_per_step`` x ``rollout.episodes_per_batch`` episodes in groups
 of ``training.group_size``; there are ``training.num_epochs`` x ``training.iterations_per_epoch`` iterations, unless
-``training.iterations`` says otherwise; update i makes version i + 2 of the adapter out of version i + 1.
+``training.iterations`` says otherwise; update i makes version i + 2 of the adapter out of version i + 1. A job that goes on
+from another one (``model.extend``) counts on: its first iteration is the number of updates that it goes on from.
 """
 
 from __future__ import annotations
@@ -111,6 +112,16 @@ class RlSpec(Spec):
         return self.training.iterations or self.training.num_epochs * self.training.iterations_per_epoch
 
     @property
+    def begun(self) -> int:
+        """The number of its first iteration: the updates of the job that it goes on from."""
+        return self.model.extended[1] or 0
+
+    @property
+    def end(self) -> int:
+        """The number of updates that there are at its end, with those of the job that it goes on from."""
+        return self.begun + self.iterations
+
+    @property
     def groups(self) -> int:
         """Groups of an iteration: each is one seed."""
         return self.rollout.episodes // self.training.group_size
@@ -130,16 +141,21 @@ class RlSpec(Spec):
         """Steps of the optimizer in the whole job; fewer when groups have nothing to teach."""
         return self.iterations * self.training.passes * self.updates
 
+    @property
+    def schedule_steps(self) -> int:
+        """Steps that the learning rate's course is laid over: those of the job that it goes on from as well."""
+        return self.end * self.training.passes * self.updates
+
     def evaluated(self, iteration: int) -> bool:
-        """Whether the model is tried before update ``iteration``; for the number of iterations: at the end, which is always."""
-        if iteration in (0, self.iterations):
-            return iteration == self.iterations or self.evaluation.at_start
+        """Whether the model is tried before update ``iteration``; for ``end``: at the end, which is always."""
+        if iteration in (self.begun, self.end):
+            return iteration == self.end or self.evaluation.at_start
         return iteration % self.evaluation.every_n_iters == 0
 
     def estimate(self) -> dict[str, int]:
         """What the job comes to at the most: a turn is a sample, and episodes may end early."""
         turns = min(self.rollout.max_turns, self.rollout.max_llm_calls or self.rollout.max_turns)
-        evaluations = sum(self.evaluated(i) for i in range(self.iterations + 1))
+        evaluations = sum(self.evaluated(i) for i in range(self.begun, self.end + 1))
         played = self.iterations * self.rollout.episodes
         tried = evaluations * len(self.evaluation.played) * self.evaluation.episodes_per_seed
         return {
@@ -182,10 +198,10 @@ class RlSpec(Spec):
 
     @property
     def seeds(self) -> Collection[int]:
-        """Every seed of training."""
+        """Every seed of training, with those of the job that it goes on from."""
         if self.data.seeds is not None:
             return self.data.seeds
-        return range(self.data.seed_start, self.data.seed_start + self.iterations * self.groups)
+        return range(self.data.seed_start, self.data.seed_start + self.end * self.groups)
 
     @property
     def episodes_a_step(self) -> int:
@@ -280,7 +296,7 @@ class RlSpec(Spec):
         training, groups = self.data.seeds, self.groups
         if training is not None and groups > len(training):
             yield Clash("data.seeds", f"{_many(len(training), 'seed')} cannot be {_many(groups, 'group')} of an iteration")
-        last = self.data.seed_start + self.iterations * groups - 1
+        last = self.data.seed_start + self.end * groups - 1
         if training is None and last > MAX_SEED:
             yield Clash("data.seed_start", f"{self.data.seed_start} leads to seed {last}, and the last one is {MAX_SEED}")
         final = self.data.final_seeds or ()
@@ -306,7 +322,7 @@ class RlSpec(Spec):
                 "training.group_size: 1 leaves nobody to compare with, so what counts is the plain return, and every reward "
                 "teaches; write 2 or more"
             )
-        if n >= self.iterations:
+        if not any(i % n == 0 for i in range(self.begun + 1, self.end)):
             tried = "before the first update and " * self.evaluation.at_start
             yield (
                 f"evaluation.every_n_iters: {n} is never reached in {_many(self.iterations, 'iteration')}, so the model is tried "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
@@ -12,12 +13,14 @@ from app.specs.draft import shown
 from app.specs.engine import ref_fault
 from app.specs.play import PlayTable, Turns
 from app.specs.seeds import MAX_SEED, Seeds
-from app.specs.sft import start_fault
+from app.specs.sft import JOB, start_fault
 from app.specs.training import LoraTable, OptimKeys
 
 Estimator = Literal["grpo_turn", "grpo", "dr_grpo", "rloo", "gspo", "gigpo"]
 LOSS_OF: Final = {"gspo": "sequence"}
 """The loss that goes with an estimator, where it is not the one by tokens."""
+EXTENDED: Final = re.compile(rf"(?P<job>{JOB.pattern})(?:@(?P<updates>[1-9][0-9]{{0,5}}))?")
+"""An rl job, and after how many of its updates."""
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Split = Annotated[str, StringConstraints(pattern=NAME)]
 
@@ -68,6 +71,10 @@ class ModelTable(Table):
     trained it."""
     warmstart_from: Word | None = None
     """Beside `base`: an adapter on it to begin from, or a whole model in its place; named as `source` is, and alone the same."""
+    extend: Word | None = None
+    """Go on exactly where another rl job stood, which began from the same: `JOB`, or `JOB@UPDATES` for an earlier checkpoint of
+    it. Adapter, optimizer, place in the schedule and seeds go on, and iterations are counted on; `training.iterations` says how
+    many more."""
     trainer_mode: Literal["lora", "qlora", "full"] = "lora"
     """`lora`: an adapter; `qlora`: an adapter on a base in 4 bits, which needs a GPU. rl trains no whole models."""
     label: Annotated[str, StringConstraints(pattern=NAME)] | None = None
@@ -88,6 +95,8 @@ class ModelTable(Table):
             ref = getattr(self, key)
             if ref is not None and (fault := start_fault(ref)):
                 yield Clash(key, fault)
+        if self.extend is not None and not EXTENDED.fullmatch(self.extend):
+            yield Clash("extend", f"{shown(self.extend)} is no job to go on from; write JOB, or JOB@UPDATES, such as job_1f2e@4")
         if self.trainer_mode == "full":
             yield Clash(
                 "trainer_mode",
@@ -99,6 +108,12 @@ class ModelTable(Table):
     def start(self) -> str:
         """The ref that training begins from."""
         return self.warmstart_from or self.source or self.base or ""
+
+    @property
+    def extended(self) -> tuple[str, int | None]:
+        """The job that it goes on from, and after how many updates; empty for none, None for its last."""
+        found = EXTENDED.fullmatch(self.extend or "")
+        return (found["job"], int(found["updates"]) if found["updates"] else None) if found else ("", None)
 
 
 class RlLoraTable(LoraTable):

@@ -90,8 +90,8 @@ class Stage:
         return update.run(self.args(iteration=iteration, version=iteration + 1), self.told.append, held)
 
     def result(self, iteration: int) -> dict[str, Any]:
-        """What an update told, or, for -1, what training begins from."""
-        told = Runs(self.job.id).result(iteration)
+        """What an update told, or, for the one before the first, what training begins from."""
+        told = Runs(self.job.id, self.spec.begun).result(iteration)
         assert told is not None, f"update {iteration} is not done"
         return told
 

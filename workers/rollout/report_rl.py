@@ -55,7 +55,7 @@ def run(context: StepContext) -> dict[str, Any]:
     seeds = frozenset(spec.evaluation.played)
     learnt = _by_iteration([row for row in rows if row.seed not in seeds])
     told = {
-        "iterations": {"asked": spec.iterations, "done": updates},
+        "iterations": {"asked": spec.iterations, "done": updates - spec.begun, "begun": spec.begun},
         "stopped": context.payload["stopped"],
         "curve": curve,
         "best": _best(curve),

@@ -113,7 +113,7 @@ def _play(spec: RlSpec) -> Play:
 
 def settings(spec: RlSpec, base: str, adapter: str) -> Settings:
     """What the job's learner is made with: on ``base``, beginning from the adapter in a folder; empty: from none."""
-    training, lora, steps = spec.training, spec.lora, spec.optimizer_steps
+    training, lora, steps = spec.training, spec.lora, spec.schedule_steps
     checkpointing = training.gradient_checkpointing
     return Settings(
         base=base,

@@ -1,7 +1,7 @@
 """A job's checkpoints: a folder for each update, which is there only when all of it is.
 
 <home>/runs/<job>/begin/    what training begins from
-<home>/runs/<job>/iter-3/   what update 3 came to
+<home>/runs/<job>/iter-3/   what update 3 came to; a job that goes on from another one counts on from there
     state/        the learner's checkpoint; only the newest few stay
     adapter/      what is published
     result.json   what the update told
@@ -20,20 +20,23 @@ from app import runs
 from app.packed import sync
 from workers.model.folder import write_json
 
-BEGIN: Final = -1
-"""The number of what stands before update 0."""
 _NAMED: Final = re.compile(r"iter-(\d+)")
 
 
 class Runs:
-    """The checkpoints of one job."""
+    """The checkpoints of one job, whose first update is the number ``begun``."""
 
-    def __init__(self, job_id: str) -> None:
-        self.folder = runs.folder(job_id).absolute()
+    def __init__(self, job_id: str, begun: int = 0) -> None:
+        self.folder, self.begun = runs.folder(job_id).absolute(), begun
+
+    @property
+    def before(self) -> int:
+        """The number of what stands before the first update."""
+        return self.begun - 1
 
     def at(self, iteration: int) -> Path:
-        """The folder of an update; ``BEGIN``: of what stands before the first."""
-        return self.folder / ("begin" if iteration == BEGIN else f"iter-{iteration}")
+        """The folder of an update; ``before``: of what stands before the first."""
+        return self.folder / ("begin" if iteration == self.before else f"iter-{iteration}")
 
     def state(self, iteration: int) -> Path:
         """Where its learner is saved."""
@@ -55,8 +58,8 @@ class Runs:
 
     @property
     def updates(self) -> int:
-        """How many updates are done."""
-        done = 0
+        """How many updates are done, with those before the first."""
+        done = self.begun
         while self.result(done) is not None:
             done += 1
         return done
@@ -83,5 +86,5 @@ class Runs:
     def prune(self, keep: int) -> None:
         """Drop the states of all but the newest ``keep`` updates; what was published stays."""
         done = [int(found[1]) for path in self.folder.iterdir() if (found := _NAMED.fullmatch(path.name))]
-        for iteration in [BEGIN, *sorted(done)][:-keep]:
+        for iteration in [self.before, *sorted(done)][:-keep]:
             shutil.rmtree(self.state(iteration), ignore_errors=True)

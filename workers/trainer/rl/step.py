@@ -20,7 +20,7 @@ from app.specs.rl import RlSpec
 from app.store import events, metrics
 from workers.runner import Drain, StepContext
 from workers.trainer import loggers, resident
-from workers.trainer.rl.runs import BEGIN, Runs
+from workers.trainer.rl.runs import Runs
 
 LIVE_S: Final = 60.0
 """How long an update waits for its version to go live before it makes room for other work."""
@@ -33,15 +33,14 @@ SCOPE: Final = "update"
 def begin(context: StepContext) -> dict[str, Any]:
     """Make what training begins from, and publish it; of a job that is tried again, what its last update made.
 
-    Gives how many updates are done already, as ``updates``.
+    Gives how many updates are done already, as ``updates``, with those of the job that it goes on from.
     """
-    use, runs = _use(context), Runs(context.job_id)
+    use, runs = _use(context), _runs(context)
     told = _ask(context, "begin", use)
     done = runs.updates
     context.log(_says(context.spec, use, told, done))
-    if done:
-        told = runs.result(done - 1) or told
-    seconds = _take_live(context, use, done - 1 if done else BEGIN, told)
+    told = runs.result(done - 1) or told
+    seconds = _take_live(context, use, done - 1, told)
     return {"updates": done, "version": done + 1, "seconds": round(seconds, 3)}
 
 
@@ -60,9 +59,16 @@ def update(context: StepContext) -> dict[str, Any]:
 
 def _says(spec: RlSpec, use: ModelUse, told: Mapping[str, Any], done: int) -> str:
     begun = f"going on from {use.adapter_path}" if use.adapter_path else "a new adapter"
-    later = f"; {done} updates are done already" if done else ""
+    if spec.model.extend is not None:
+        begun = f"going on where {spec.model.extend} stood, with an adapter"
+    later = f"; {done - spec.begun} updates are done already" if done > spec.begun else ""
     layers = ", ".join(spec.lora.layers)
     return f"training {use.base}, {begun} of {told['parameters']:,} numbers on {layers} of the language model{later}"
+
+
+def _runs(context: StepContext) -> Runs:
+    """The job's checkpoints."""
+    return Runs(context.job_id, context.spec.begun)
 
 
 def _use(context: StepContext) -> ModelUse:
@@ -96,7 +102,7 @@ def _take_live(context: StepContext, use: ModelUse, iteration: int, told: Mappin
     with context.write() as session:
         is_new = session.get(AdapterVersion, (line, version)) is None
         publish.publish(session, line, use.base, told["path"], sha256=told["sha256"], version=version)
-        if is_new and iteration != BEGIN:
+        if is_new and iteration != _runs(context).before:
             _write_down(session, context, iteration, told)
     broker.nudge()
     begun = time.monotonic()
@@ -161,13 +167,14 @@ def _kept(context: StepContext, use: ModelUse, version: int) -> str:
         there = next((row.id for row in session.exec(mine) if row.data == data), None)
     if there is not None:
         return there
+    extended, _ = context.spec.model.extended
     made = artifacts.store_folder(
-        Runs(context.job_id).adapter(version - 2),
+        _runs(context).adapter(version - 2),
         job_id=context.job_id,
         step_id=context.step_id,
         kind="adapter",
         name=f"{name}-v{version}",
-        parents=[begun.job_id] if begun is not None else [],
+        parents=sorted({*([begun.job_id] if begun is not None else []), *([extended] if extended else [])}),
         data=data,
     )
     with context.write() as session:

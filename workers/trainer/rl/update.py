@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +25,7 @@ from workers.trainer.rl.collect import Collected, Shown, collect
 from workers.trainer.rl.doubts import BLIND, DIM, LOOKED_AT, Distance, blindness, distance, spread
 from workers.trainer.rl.options import Options, settings
 from workers.trainer.rl.phases import Phases
-from workers.trainer.rl.runs import BEGIN, Runs
+from workers.trainer.rl.runs import Runs
 from workers.trainer.samples import Sample
 
 Tell = Callable[[dict[str, Any]], None]
@@ -36,19 +37,36 @@ CHECKPOINT_BYTES: Final = 16
 
 
 def begin(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
-    """Make what training begins from: a new adapter, or the one in the folder ``adapter``. Gives the path and hash of its folder.
+    """Make what training begins from: a new adapter, the one in the folder ``adapter``, or where another job stood.
 
-    ``args``: ``job``, ``spec`` (resolved), ``base``, ``adapter``.
+    ``args``: ``job``, ``spec`` (resolved), ``base``, ``adapter``. Gives the path and hash of the adapter's folder. Raises
+    StepFailed when the other job's checkpoint is not here.
     """
-    runs = Runs(args["job"])
-    if (done := runs.result(BEGIN)) is not None:
+    spec = RlSpec.model_validate(args["spec"])
+    runs = Runs(args["job"], spec.begun)
+    if (done := runs.result(runs.before)) is not None:
         return done
     phases = Phases(tell, held)
     with phases("load"):
-        learner = held.learner(settings(RlSpec.model_validate(args["spec"]), args["base"], args["adapter"]))
-    told = _write(runs, BEGIN, learner, held, phases, {"parameters": learner.parameters})
-    held.keep(runs.state(BEGIN))
+        learner = held.learner(settings(spec, args["base"], args["adapter"]), _extended(spec))
+    told = _write(runs, runs.before, learner, held, phases, {"parameters": learner.parameters})
+    held.keep(runs.state(runs.before))
     return told
+
+
+def _extended(spec: RlSpec) -> Path | str:
+    """The checkpoint of the job that a job goes on from; empty for none."""
+    job, updates = spec.model.extended
+    if not job or updates is None:
+        return ""
+    state = Runs(job).state(updates - 1)
+    if not state.is_dir():
+        raise StepFailed(
+            f"the checkpoint of {job} after {updates} updates is not on this machine ({state}): checkpoints stay where they were "
+            f"made, and go with their job or for newer ones (checkpoint.keep); --warmstart-from {job} begins from its adapter, "
+            "with a new optimizer"
+        )
+    return state
 
 
 def run(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
@@ -56,11 +74,11 @@ def run(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
 
     ``args`` as of ``begin``, and ``iteration`` and ``version``, the number of the version that is updated.
     """
-    runs, iteration = Runs(args["job"]), args["iteration"]
+    spec, iteration = RlSpec.model_validate(args["spec"]), args["iteration"]
+    runs = Runs(args["job"], spec.begun)
     if (done := runs.result(iteration)) is not None:
         return done
     phases = Phases(tell, held)
-    spec = RlSpec.model_validate(args["spec"])
     with phases("load"):
         learner = held.learner(settings(spec, args["base"], args["adapter"]), runs.state(iteration - 1))
         folders.check_room(CHECKPOINT_BYTES * learner.parameters)
