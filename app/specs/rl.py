@@ -15,7 +15,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
+from app.specs import dagger as imitation
 from app.specs.base import NAME, Clash, Compat, Spec
+from app.specs.dagger import DaggerTable
 from app.specs.draft import shown
 from app.specs.engine import VLLM_ONLY, VllmTable, too_small
 from app.specs.eval import EvalTable
@@ -73,6 +75,8 @@ class RlSpec(Spec):
     """How episodes are played to learn from, and how many."""
     algorithm: AlgorithmTable = AlgorithmTable()
     """How play becomes a gradient."""
+    dagger: DaggerTable = DaggerTable()
+    """Rounds of DAgger before the job learns from rewards."""
     training: TrainingTable = TrainingTable()
     """How often the model is updated, and with what steps."""
     lora: RlLoraTable = RlLoraTable()
@@ -138,13 +142,18 @@ class RlSpec(Spec):
 
     @property
     def optimizer_steps(self) -> int:
-        """Steps of the optimizer in the whole job; fewer when groups have nothing to teach."""
-        return self.iterations * self.training.passes * self.updates
+        """Steps of the optimizer over rewards in the whole job; fewer when groups have nothing to teach."""
+        return (self.iterations - self.rounds) * self.training.passes * self.updates
+
+    @property
+    def rounds(self) -> int:
+        """How many of the job's iterations are rounds of DAgger: the first ones, unless it goes on from a job that had them."""
+        return imitation.rounds_of(self)
 
     @property
     def schedule_steps(self) -> int:
         """Steps that the learning rate's course is laid over: those of the job that it goes on from as well."""
-        return self.end * self.training.passes * self.updates
+        return (self.end - self.dagger.rounds) * self.training.passes * self.updates
 
     def evaluated(self, iteration: int) -> bool:
         """Whether the model is tried before update ``iteration``; for ``end``: at the end, which is always."""
@@ -158,13 +167,15 @@ class RlSpec(Spec):
         evaluations = sum(self.evaluated(i) for i in range(self.begun, self.end + 1))
         played = self.iterations * self.rollout.episodes
         tried = evaluations * len(self.evaluation.played) * self.evaluation.episodes_per_seed
+        each, imitated = self.rollout.episodes * turns, self.dagger.of(self.rounds)
         return {
             "iterations": self.iterations,
             "episodes": played,
             "evaluation_episodes": tried,
             "turns": (played + tried) * turns,
-            "samples": played * turns * self.training.passes,
-            "optimizer_steps": self.optimizer_steps,
+            "samples": (self.iterations - self.rounds) * each * self.training.passes + imitated.samples(each),
+            "optimizer_steps": self.optimizer_steps + imitated.steps(each),
+            **({"dagger_rounds": self.rounds} if self.rounds else {}),
         }
 
     def headline(self) -> str:
@@ -175,6 +186,7 @@ class RlSpec(Spec):
             f"{_many(told['evaluation_episodes'], 'episode')} of evaluation",
             f"{_many(told['turns'], 'turn')} and {_many(told['samples'], 'sample')} at the most",
             _many(told["optimizer_steps"], "optimizer step"),
+            *([f"of the iterations {_many(self.rounds, 'round')} of DAgger by {self.dagger.expert}"] if self.rounds else []),
         ]
         return f"{self.model.start} in {self.rollout.env}: {', '.join(counts)}"
 
@@ -246,6 +258,7 @@ class RlSpec(Spec):
     def checks(self) -> Iterator[Clash]:
         yield from self._counts()
         yield from self._seeds_apart()
+        yield from imitation.clashes(self)
         yield from self.rollout.served_checks("rollout")
         shown_pictures = {
             "rollout.policy_config.use_vision": self.rollout.policy_config.use_vision,
@@ -312,6 +325,7 @@ class RlSpec(Spec):
 
     def cautions(self) -> Iterator[str]:
         yield from self._about_learning()
+        yield from imitation.cautions(self)
         yield from self._about_play()
         yield from self._in_place_of()
 
