@@ -15,6 +15,7 @@ STEPS = {
     "play": "workers.rollout.play_step:run",
     "report": "workers.rollout.report:run",
     "filter": "workers.rollout.export:run",
+    "label": "workers.rollout.labels:run",
     "rl_score": "workers.rollout.report_rl:score_one",
     "rl_report": "workers.rollout.report_rl:run",
     "keep": "workers.trainer.rl.step:keep",

@@ -5,7 +5,8 @@
 
 ``eval/<i>`` tries the model after ``i`` updates, so no update runs beside it. Update ``i`` learns from play ``i``, and goes on
 when ``rollout.min_share`` of it was played; what was not is counted by the report. A step that plays and fails is played once
-more, each of its episodes apart.
+more, each of its episodes apart. In a round of DAgger (``[dagger]``) the expert is asked about play ``i`` before the update,
+``label/<i>``, and nothing is played ahead of the first update from rewards but in its own turn.
 
 What the trainer's steps tell in their results, beside what they tell people: ``begin`` ``{"updates": k}``, how many updates
 have their checkpoint already, so that a retry of the job goes on with iteration ``k``; ``update`` ``{"stop": reason}`` when a
@@ -24,7 +25,7 @@ from app.plots.base import Ending, EpisodeId, JobView, StepPlan, StepView
 from app.plots.play import PLAY, apart, chunks, play_step
 from app.specs.rl import EVALUATION, TRAIN, RlSpec
 
-BEGIN, UPDATE, SCORE, REPORT, KEEP = "begin", "update", "rl_score", "rl_report", "keep"
+BEGIN, LABEL, UPDATE, SCORE, REPORT, KEEP = "begin", "label", "update", "rl_score", "rl_report", "keep"
 """Kinds of the steps that play nothing."""
 UPDATES: Final = "updates"
 """In the result of ``begin``: how many updates were done before."""
@@ -64,7 +65,7 @@ class _Course:
         self._job, self._steps = job, steps
         self._spec = RlSpec.model_validate(job.spec)
         self._done = job.done_episodes()
-        self._asked = {step.key.rpartition("/")[0] for step in steps if step.kind == PLAY}
+        self._asked = {step.key.rpartition("/")[0] for step in steps if step.kind in (PLAY, LABEL)}
 
     def next(self) -> list[StepPlan] | Ending:
         """What comes next."""
@@ -89,9 +90,31 @@ class _Course:
         if played < (least := self._least(asked)):
             told = f"{played} of {asked} episodes of iteration {at} were played, and an update needs {least}"
             return Ending(state=JobState.FAILED, reason=f"{told}: {self._why()}")
+        if asking := self._labels(at):
+            return asking
         update = StepPlan(key=f"update/{at}", kind=UPDATE, queue=Queue.TRAINER, payload={"iteration": at})
-        ahead = range(at + 1, min(at + 1 + self._spec.training.staleness, self._spec.end))
+        until = self._spec.dagger.rounds if at < self._spec.dagger.rounds else self._spec.end
+        ahead = range(at + 1, min(at + 1 + self._spec.training.staleness, until))
         return [update, *self._score(at), *(plan for iteration in ahead for plan in self._play(iteration))]
+
+    def _labels(self, at: int) -> list[StepPlan]:
+        """Steps that ask the expert about the play of a round, unless this attempt has asked."""
+        key = f"label/{at}"
+        if at >= self._spec.dagger.rounds or key in self._asked:
+            return []
+        tried = frozenset(self._spec.evaluation.played)
+        played = sorted(episode for episode in self._done if episode[0] == at and episode[1] not in tried)
+        parts = chunks(played, self._spec.episodes_a_step)
+        return [
+            StepPlan(
+                key=f"{key}/{k}",
+                kind=LABEL,
+                queue=Queue.ROLLOUT,
+                payload={"iteration": at, "part": k, "episodes": [list(episode) for episode in part]},
+                total=len(part),
+            )
+            for k, part in enumerate(parts)
+        ]
 
     def _score(self, at: int) -> list[StepPlan]:
         """The score of what the model came to before an update, where it was tried."""
@@ -184,6 +207,7 @@ class _Course:
 
 _BROKEN: Final = {
     BEGIN: "the training could not begin",
+    LABEL: "the expert could not be asked",
     UPDATE: "an update could not be made",
     REPORT: "the report could not be made",
     KEEP: "the adapter could not be kept",
