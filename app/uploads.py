@@ -21,9 +21,9 @@ from app import artifacts, db
 from app.dataset import Options, Summary, ensure
 from app.errors import ArtifactNotFound, Conflict, UploadNotFound, UploadTooLarge
 from app.file_names import clean_name
-from app.models import Artifact, Job, JobState, Queue, Step, StepState, new_id
+from app.models import Artifact, Job, new_id
 from app.settings import get_settings
-from app.store import events
+from app.store import done, events
 from app.training_refs import DATASET
 
 PIECE_BYTES: Final = 2 * 1024 * 1024
@@ -156,40 +156,16 @@ def _store(upload: Upload, summary: Summary) -> Artifact:
 
 def _add_job(session: Session, upload: Upload, job_id: str, step_id: str, summary: dict[str, object]) -> None:
     """A job that is done: what it was to do is done already, and only what came of it is left to be known."""
-    at = db.clock(session)
     spec = {"kind": KIND, "name": upload.name, "bytes": upload.bytes, "sha256": upload.sha256}
     job = Job(
         id=job_id,
         kind=KIND,
         name=upload.name[:80],
-        state=JobState.SUCCEEDED,
         spec=spec,
         spec_sha256=hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest(),
         source=upload.name,
         summary=summary,
         submitted_by=upload.submitted_by,
-        created_at=at,
-        started_at=at,
-        finished_at=at,
+        created_at=db.clock(session),
     )
-    session.add(job)
-    session.flush()
-    step = Step(
-        id=step_id,
-        job_id=job_id,
-        key=f"1/{KIND}",
-        kind=KIND,
-        queue=Queue.DATA,
-        position=0,
-        state=StepState.SUCCEEDED,
-        attempt=1,
-        fence=1,
-        done=1,
-        total=1,
-        created_at=at,
-        available_at=at,
-        started_at=at,
-        finished_at=at,
-    )
-    session.add(step)
-    session.flush()
+    done.add(session, job, step_id=step_id, work=KIND)

@@ -12,9 +12,9 @@ from sqlmodel import Session, col, select
 
 from app import artifacts, db, specs
 from app.command_line import Tick, no_tick
-from app.models import ALPHABET, Episode, FrameRow, Job, JobState, Queue, Step, StepState
+from app.models import ALPHABET, Episode, FrameRow, Job
 from app.records import Frame, ImagePart, Turn
-from app.store import episodes, events, turns
+from app.store import done, episodes, events, turns
 from app.store.foreign import SESSION
 from app.store.turns import system_text, text_sha256
 from app.transfer import tables
@@ -171,42 +171,18 @@ def _tables(facts: list[_Fact], name: str) -> dict[str, Any]:
 
 
 def _add_job(session: Session, job_id: str, spec: specs.AnySpec, report: Report, count: int) -> str:
-    at = db.clock(session)
     step_id = lasting_id("stp", job_id)
     job = Job(
         id=job_id,
         kind="eval",
         name=spec.name,
-        state=JobState.SUCCEEDED,
         labels={"imported": report.name},
         spec=specs.resolved(spec),
         spec_sha256=specs.sha256(spec),
         source=report.name,
-        created_at=at,
-        started_at=at,
-        finished_at=at,
+        created_at=db.clock(session),
     )
-    session.add(job)
-    session.flush()
-    step = Step(
-        id=step_id,
-        job_id=job_id,
-        key="1/import",
-        kind="import",
-        queue=Queue.DATA,
-        position=0,
-        state=StepState.SUCCEEDED,
-        attempt=1,
-        fence=1,
-        done=count,
-        total=count,
-        created_at=at,
-        available_at=at,
-        started_at=at,
-        finished_at=at,
-    )
-    session.add(step)
-    session.flush()
+    done.add(session, job, step_id=step_id, work="import", count=count)
     return step_id
 
 
