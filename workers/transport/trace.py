@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
-from PIL import Image
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -34,14 +31,13 @@ from pydantic import (
     model_validator,
 )
 
-from app.errors import BadTrace, cut
+from app.errors import BadFrame, BadTrace, cut
+from app.pngs import measure
 from app.records import Frame, Outcome
 from app.store import turns as turn_rows
 
 FORMAT: Final = "synthq-trace"
 VERSION: Final = 1
-MOST_PX: Final = 4096
-"""Most pixels along a side of a frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,14 +253,9 @@ def _frame(sha256: str, text: str) -> Frame:
     except (binascii.Error, UnicodeEncodeError):
         raise BadTrace(f"the trace's frame {sha256} is not base64") from None
     try:
-        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-            width, height = image.size
-            if image.mode != "RGB" or max(width, height) > MOST_PX:
-                found = f"{width} x {height} {image.mode}"
-                raise BadTrace(f"the trace's frame {sha256} is {found}; a frame is RGB of {MOST_PX} pixels a side at most")
-            image.load()
-    except (OSError, SyntaxError, ValueError, zlib.error) as error:
-        raise BadTrace(f"the trace's frame {sha256} is no whole PNG ({str(error).lower() or type(error).__name__})") from None
+        width, height = measure(png)
+    except BadFrame as error:
+        raise BadTrace(f"the trace's frame {sha256} is no frame: {error}") from None
     frame = Frame.of(png, width=width, height=height)
     if frame.sha256 != sha256:
         raise BadTrace(f"the trace's frame {sha256} holds other bytes, whose sha256 is {frame.sha256}")
