@@ -10,11 +10,14 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from typing import Final
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.settings import Settings, get_settings
+
+MISSING: Final = "the package flower is not installed; `pip install -e '.[flower]'` in synthq's folder brings it"
 
 
 class FlowerSettings(BaseSettings):
@@ -72,7 +75,7 @@ def main() -> None:
     """Run Flower until it is stopped."""
     flower = FlowerSettings()
     if importlib.util.find_spec("flower") is None:
-        sys.exit("Error: the package flower is not installed; `pip install -e '.[flower]'` in synthq's folder brings it")
+        sys.exit(f"Error: {MISSING}")
     if not flower.port:
         sys.exit("Error: SYNTHQ_FLOWER_PORT=0 switches Flower off; give it a port")
     from app.broker import celery  # here, so that the supervisor reads the settings above without loading Celery

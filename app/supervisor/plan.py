@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app import engines, procfile
 from app.errors import BadFlag, Conflict, NotHere, did_you_mean
-from app.flower_process import FlowerSettings
+from app.flower_process import MISSING, FlowerSettings
 from app.procfile import Role
 from app.settings import Settings, read
 
@@ -105,7 +105,7 @@ def _why_not(role: Role, options: Options, settings: Settings) -> str | None:
     if not options.flower or not flower.port:
         return "left out on request"
     if importlib.util.find_spec("flower") is None:
-        return "the package flower is not installed; `pip install 'synthq[flower]'` brings it"
+        return MISSING
     if taken("127.0.0.1", flower.port):
         return f"port {flower.port} is taken by another program; SYNTHQ_FLOWER_PORT gives it another one"
     return None
