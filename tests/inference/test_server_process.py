@@ -197,7 +197,8 @@ def test_what_is_no_model_ends_it_with_a_sentence() -> None:
     [
         (["--host", "0.0.0.0"], 2, "--host 0.0.0.0 is open to others and the engine has no key; set SYNTHQ_ENGINE_KEY"),
         (["--host", "no.such.host.invalid"], 2, "--host no.such.host.invalid is open to others and the engine has no key"),
-        (["--port", "70000"], 5, "port 70000 of 127.0.0.1 cannot be had"),
+        (["--port", "70000"], 2, "--port 70000 is no port; it takes a number from 0 to 65535"),
+        (["--port", "-1"], 2, "--port -1 is no port"),
         (["--max-num-seqs", "0"], 2, "--max-num-seqs 0: input should be greater than or equal to 1"),
         (["--limit-images", "-1"], 2, "--limit-images -1: must be 0 or more"),
     ],

@@ -77,8 +77,8 @@ def listen(options: Options) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=512)
     except socket.gaierror as error:
         raise BadFlag(f"--host {host} is no address ({error.strerror}); 127.0.0.1 is this machine alone") from None
-    except (OSError, OverflowError) as error:
-        why = os.strerror(error.errno or 0) if isinstance(error, OSError) else "no such port"
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
         raise Conflict(f"port {port} of {host} cannot be had ({why}); --port 0 takes any free one") from None
 
 

@@ -56,9 +56,11 @@ def parse(argv: Sequence[str]) -> Options:
     except ValidationError as error:
         first = error.errors()[0]
         raise BadFlag(f"--{str(first['loc'][0]).replace('_', '-')} {first['input']}: {first['msg'].lower()}") from None
-    for name in ("port", "limit_images", "max_waiting", "prefix_mib", "image_cache_mib"):
+    for name in ("limit_images", "max_waiting", "prefix_mib", "image_cache_mib"):
         if (value := getattr(told, name)) is not None and value < 0:
             raise BadFlag(f"--{name.replace('_', '-')} {value}: must be 0 or more")
+    if not 0 <= told.port <= 65535:
+        raise BadFlag(f"--port {told.port} is no port; it takes a number from 0 to 65535")
     return Options(
         model=told.model,
         host=told.host,
