@@ -214,6 +214,11 @@ class Episode(SQLModel, table=True):
     seed: int
     member: int = 0
     """Which of the episodes of this seed: policies x repeats in an eval, the group's members in rl."""
+    start: str | None = None
+    """Where it begins, where that is not the seed's own beginning: sha256 of the text that tells what was done until there (see
+    ``app.store.starts``). Turns, length, achievements and rewards are counted from there."""
+    start_of: str | None = None
+    """Whose play that was: ``<episode>/<turn>``, of an episode that may be gone."""
     env: str
     env_version: str
     split: str = Field(default="train", sa_column=Column(String, nullable=False, server_default="train"))
@@ -231,11 +236,12 @@ class Episode(SQLModel, table=True):
     """How it ended: ``died``, ``length``, or ``turns`` and ``time`` when a limit of the spec ended it."""
     turns: int = 0
     length: int = 0
-    """Game steps."""
+    """Game steps, from its start on."""
     returns: dict[str, float] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
     """Sum of each reward over the episode."""
     achievements: dict[str, int] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
-    """Achievement -> number of the game step that unlocked it; 0 where a trace from elsewhere does not tell."""
+    """Achievement -> number of the game step that unlocked it; 0 where a trace from elsewhere does not tell. None of before
+    its start."""
     unlocked: int = 0
     """How many achievements."""
     outcomes: dict[str, int] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
@@ -247,7 +253,7 @@ class Episode(SQLModel, table=True):
     last_frame: str | None = None
     """Frame after the last action; no turn has it."""
     sha256: str | None = None
-    """Hash over every turn's frame, reply, actions and rewards: equal play, equal hash."""
+    """Hash over its start and every turn's frame, reply, actions and rewards: equal play, equal hash."""
     timings: dict[str, float] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
     """Milliseconds by part, summed over the turns."""
     snapshot: bytes | None = Field(default=None, sa_column=Column(LargeBinary))
@@ -303,7 +309,7 @@ class FrameRow(SQLModel, table=True):
 
 
 class TextRow(SQLModel, table=True):
-    """A long text that many turns share, such as a system prompt, stored once under its sha256."""
+    """A long text that many turns or episodes share, such as a system prompt or a start, stored once under its sha256."""
 
     __tablename__ = "text"
 

@@ -285,4 +285,6 @@ def _tiles(session: Session, shots: Sequence[Shot], size: tuple[int, int], scale
 
 def _heading(sheet: Image.Image, episode: Episode, gap: int, em: int) -> None:
     who = episode.policy if not episode.model else f"{episode.policy} {episode.model}"
-    replay_draw.heading(sheet, f"{episode.env} seed {episode.seed}, {who}", episode.id, gap, em)
+    source, _, turn = (episode.start_of or "").partition("/")
+    begun = f" from turn {turn} of {source}" if source else ""
+    replay_draw.heading(sheet, f"{episode.env} seed {episode.seed}{begun}, {who}", episode.id, gap, em)

@@ -154,6 +154,7 @@ def _heading(episode: Json) -> list[str]:
             ("env", show.clean(f"{episode.get('env')} {episode.get('env_version')}")),
             ("split", show.clean(" ".join(filter(None, (episode.get("split"), episode.get("task_id")))))),
             ("seed", f"{episode.get('seed')}, member {episode.get('member')}"),
+            ("begins", _begins(episode)),
             ("policy", show.clean(f"{episode.get('policy')} {episode.get('policy_version') or ''}")),
             ("state", show.coloured(episode.get("state"))),
             ("error", show.clean(episode.get("error") or "")),
@@ -165,6 +166,12 @@ def _heading(episode: Json) -> list[str]:
             ("sha256", episode.get("sha256")),
         ]
     )
+
+
+def _begins(episode: Json) -> str:
+    """Where an episode begins that does not begin with its seed."""
+    source, _, turn = show.clean(episode.get("start_of") or "").partition("/")
+    return f"at turn {turn} of {source}; what it tells is counted from there" if source else ""
 
 
 def _turn(turn: Json) -> list[object]:
@@ -208,7 +215,7 @@ def export(ref: str, output: Path, no_images: bool) -> None:
         count = 0
         with whole_file(output) as file:
             for episode in episodes:
-                about = {key: episode[key] for key in ("job_id", "seed", "member", "policy", "env", "env_version")}
+                about = {key: episode[key] for key in ("job_id", "seed", "member", "start_of", "policy", "env", "env_version")}
                 for turn in turns_of(client, episode):
                     line = {"episode_id": episode["id"], **about, **turn}
                     if frames is not None:

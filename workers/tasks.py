@@ -22,6 +22,7 @@ STEPS = {
     "noop": "workers.noop:run",
     "sft": "workers.trainer.sft.step:run",
     "begin": "workers.trainer.rl.step:begin",
+    "starts": "workers.rollout.curriculum:run",
     "update": "workers.trainer.rl.step:update",
 }
 """The step kinds that workers of this version know, and where each is done."""

@@ -45,22 +45,22 @@ def episodes(check: Check, tick: Tick) -> None:
         for row in rows:
             name = f"episode {row['id']} of job {row['job_id']}"
             with check.reading(f"the turns of episode {row['id']}"):
-                found = _turns(check, reader, row["id"], name)
+                found = _turns(check, reader, row, name)
                 held = opened(check, "episode", row, subject=row["id"], name=name)
                 _compare(check, held, found, Asked.by(specs.get(row["job_id"])), name)
                 _named(check, reader, held, found, frames_kept=row["job_id"] not in unkept, name=name)
             tick(1)
 
 
-def _turns(check: Check, reader: Reader, episode_id: str, name: str) -> _Read:
-    found = _Read()
+def _turns(check: Check, reader: Reader, row: Row, name: str) -> _Read:
+    episode_id, start, found = row["id"], str(row.get("start") or ""), _Read()
     for turn in reader.rows("turn", column("episode_id") == episode_id, columns=columns_of("turn"), order=("index",)):
         index = turn["index"]
         if index != found.count and found.gap is None:
             found.gap = found.count
         found.count += 1
         held = opened(check, "turn", turn, subject=episode_id, name=f"turn {index} of {name}")
-        found.chain = chained(found.chain, {**turn, "reply": str(turn["reply"])})
+        found.chain = chained(found.chain or start, {**turn, "reply": str(turn["reply"])})
         if len(held) == len(turn):
             found.figures.add(held)
         else:
@@ -98,6 +98,9 @@ def _set_turns(episode_id: str, was: int, count: int) -> bool:
 
 
 def _named(check: Check, reader: Reader, row: Row, found: _Read, *, frames_kept: bool, name: str) -> None:
+    if (start := row.get("start")) and _lacking(reader, "text", [start]):
+        begun = f"begins at {row.get('start_of')}, and the text {start} that tells how to come there is not stored"
+        check.problem(row["id"], f"{name} {begun}")
     for sha256 in sorted(_lacking(reader, "text", found.texts)):
         check.problem(row["id"], f"turn {found.texts[sha256]} of {name} has the system text {sha256}, which is not stored")
     if not frames_kept:

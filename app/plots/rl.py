@@ -3,6 +3,7 @@
     begin -> {play/0, eval/0} -> {update/0, score/0} -> play/1 -> update/1 -> ... -> eval/N -> report -> keep    staleness 0
     begin -> {play/0, eval/0} -> {update/0, score/0, play/1} -> {update/1, play/2} -> ... -> report -> keep      staleness 1
 
+Where groups begin in the middle of episodes (``[curriculum]``), a step ``starts`` beside ``begin`` says which there are.
 ``eval/<i>`` tries the model after ``i`` updates, so no update runs beside it. Update ``i`` learns from play ``i``, and goes on
 when ``rollout.min_share`` of it was played; what was not is counted by the report. A step that plays and fails is played once
 more, each of its episodes apart. In a round of DAgger (``[dagger]``) the expert is asked about play ``i`` before the update,
@@ -17,11 +18,12 @@ gate wants no further update. A cap does the same from outside. Then the model i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from app.models import JobState, Queue, StepState
 from app.plots.base import Ending, EpisodeId, JobView, StepPlan, StepView
+from app.plots.curriculum import STARTS, begun_at, groups_of, pool_of, starts_step
 from app.plots.play import PLAY, apart, chunks, play_step
 from app.specs.rl import EVALUATION, TRAIN, RlSpec
 
@@ -33,10 +35,10 @@ STOP: Final = "stop"
 """In the result of an update: why there should be no other."""
 
 
-def play_of(spec: RlSpec, iteration: int) -> list[EpisodeId]:
-    """The episodes that an iteration learns from, group by group."""
+def play_of(spec: RlSpec, iteration: int, pool: Sequence[Any] = ()) -> list[EpisodeId]:
+    """The episodes that an iteration learns from, group by group; ``pool``: the episodes that groups may begin in."""
     members = range(spec.training.group_size)
-    return [(iteration, seed, member) for seed in spec.seeds_of(iteration) for member in members]
+    return [(iteration, group.seed, member) for group in groups_of(spec, iteration, pool) for member in members]
 
 
 def evaluation_of(spec: RlSpec, iteration: int) -> list[EpisodeId]:
@@ -52,7 +54,7 @@ class RlPlot:
         return RlSpec.model_validate(spec).most_at_once
 
     def begin(self, job: JobView) -> list[StepPlan]:
-        return [StepPlan(key="begin", kind=BEGIN, queue=Queue.TRAINER)]
+        return [StepPlan(key="begin", kind=BEGIN, queue=Queue.TRAINER), *starts_step(RlSpec.model_validate(job.spec))]
 
     def advance(self, job: JobView, steps: Sequence[StepView]) -> list[StepPlan] | Ending:
         return _Course(job, steps).next()
@@ -65,6 +67,7 @@ class _Course:
         self._job, self._steps = job, steps
         self._spec = RlSpec.model_validate(job.spec)
         self._done = job.done_episodes()
+        self._pool = pool_of(steps)
         self._asked = {step.key.rpartition("/")[0] for step in steps if step.kind in (PLAY, LABEL)}
 
     def next(self) -> list[StepPlan] | Ending:
@@ -86,7 +89,7 @@ class _Course:
         at = self._updates
         if wanted := [*self._play(at), *self._evaluation(at)]:
             return wanted
-        played, asked = self._count(play_of(self._spec, at)), self._spec.rollout.episodes
+        played, asked = self._count(play_of(self._spec, at, self._pool)), self._spec.rollout.episodes
         if played < (least := self._least(asked)):
             told = f"{played} of {asked} episodes of iteration {at} were played, and an update needs {least}"
             return Ending(state=JobState.FAILED, reason=f"{told}: {self._why()}")
@@ -188,7 +191,9 @@ class _Course:
     # -- steps that play --------------------------------------------------------------------------------------------------
 
     def _play(self, iteration: int) -> list[StepPlan]:
-        return self._missing(f"play/{iteration}", play_of(self._spec, iteration), TRAIN)
+        groups = groups_of(self._spec, iteration, self._pool)
+        starts = {group.seed: group.start for group in groups if group.start}
+        return self._missing(f"play/{iteration}", play_of(self._spec, iteration, self._pool), TRAIN, starts)
 
     def _evaluation(self, iteration: int) -> list[StepPlan]:
         over = self._stopped is not None or iteration == self._spec.end
@@ -196,18 +201,24 @@ class _Course:
             return []
         return self._missing(f"eval/{iteration}", evaluation_of(self._spec, iteration), EVALUATION)
 
-    def _missing(self, key: str, episodes: Sequence[EpisodeId], purpose: str) -> list[StepPlan]:
-        """Steps for what was never played to its end, unless this attempt has asked for it."""
+    def _missing(
+        self, key: str, episodes: Sequence[EpisodeId], purpose: str, starts: Mapping[int, tuple[str, int]] | None = None
+    ) -> list[StepPlan]:
+        """Steps for what was never played to its end, unless this attempt has asked for it. ``starts``: by seed."""
         if key in self._asked:
             return []
         missing = [episode for episode in episodes if episode not in self._done]
         parts = chunks(missing, self._spec.episodes_a_step)
-        return [play_step(f"{key}/{k}", part, self._spec.label, purpose=purpose) for k, part in enumerate(parts)]
+        return [
+            play_step(f"{key}/{k}", part, self._spec.label, purpose=purpose, **begun_at(part, starts or {}))
+            for k, part in enumerate(parts)
+        ]
 
 
 _BROKEN: Final = {
     BEGIN: "the training could not begin",
     LABEL: "the expert could not be asked",
+    STARTS: "no group can begin where [curriculum] says",
     UPDATE: "an update could not be made",
     REPORT: "the report could not be made",
     KEEP: "the adapter could not be kept",

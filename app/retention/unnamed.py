@@ -102,13 +102,14 @@ def drop_frames(names: Collection[str]) -> list[str]:
 
 
 def texts(session: Session) -> list[str]:
-    """Texts that no turn names."""
+    """Texts that no turn names, nor any episode as its start."""
     named = select(col(TurnRow.system)).where(col(TurnRow.system).is_not(None))
-    return list(session.connection().execute(except_(select(col(TextRow.sha256)), named)).scalars())
+    starts = select(col(Episode.start)).where(col(Episode.start).is_not(None))
+    return list(session.connection().execute(except_(select(col(TextRow.sha256)), named, starts)).scalars())
 
 
 def drop_texts(names: Collection[str]) -> int:
-    """Delete these texts if no step runs and no turn has come to name them; gives how many went."""
+    """Delete these texts if no step runs and nothing has come to name them; gives how many went."""
     if not names:
         return 0
     with db.writing() as session:
@@ -119,7 +120,9 @@ def drop_texts(names: Collection[str]) -> int:
         if connection.execute(running).first() is not None:
             return 0
         named = select(col(TurnRow.system)).where(col(TurnRow.system).in_(names))
-        gone = delete(TextRow).where(col(TextRow.sha256).in_(names), col(TextRow.sha256).not_in(named))
+        starts = select(col(Episode.start)).where(col(Episode.start).in_(names))
+        unnamed = (col(TextRow.sha256).not_in(named), col(TextRow.sha256).not_in(starts))
+        gone = delete(TextRow).where(col(TextRow.sha256).in_(names), *unnamed)
         return int(connection.execute(gone).rowcount)
 
 

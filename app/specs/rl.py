@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from app.specs import dagger as imitation
 from app.specs.base import NAME, Clash, Compat, Spec
+from app.specs.curriculum import CurriculumTable
 from app.specs.dagger import DaggerTable
 from app.specs.draft import shown
 from app.specs.engine import VLLM_ONLY, VllmTable, too_small
@@ -83,6 +84,8 @@ class RlSpec(Spec):
     """The adapter that is trained."""
     data: DataTable = DataTable()
     """Which worlds are played to learn from, and which are kept apart."""
+    curriculum: CurriculumTable = CurriculumTable()
+    """Groups that begin in the middle of what somebody played before."""
     evaluation: EvaluationTable = EvaluationTable()
     """How the model is tried on seeds that it never learns from."""
     gates: GatesTable = GatesTable()
@@ -129,6 +132,11 @@ class RlSpec(Spec):
     def groups(self) -> int:
         """Groups of an iteration: each is one seed."""
         return self.rollout.episodes // self.training.group_size
+
+    @property
+    def starts(self) -> int:
+        """Groups of an iteration that begin in the middle of an episode."""
+        return self.curriculum.groups(self.groups)
 
     @property
     def updates(self) -> int:
@@ -296,6 +304,9 @@ class RlSpec(Spec):
                 )
             if updates > episodes:
                 yield Clash("training.updates_per_iteration", f"{updates} is more than the episodes of an iteration: {told}")
+        if self.curriculum.share and not self.starts:
+            few = f"{self.curriculum.share:g} of {_many(self.groups, 'group')} of an iteration is none"
+            yield Clash("curriculum.share", f"{few}; write {1 / self.groups:.2g} or more, or 0")
         if (rollout.episodes_per_step or 1) > rollout.max_concurrent_rollouts:
             yield Clash(
                 "rollout.episodes_per_step",
@@ -342,6 +353,8 @@ class RlSpec(Spec):
                 f"evaluation.every_n_iters: {n} is never reached in {_many(self.iterations, 'iteration')}, so the model is tried "
                 f"{tried}at the end only"
             )
+        if self.curriculum.job is not None and not self.starts:
+            yield f"curriculum.job: nothing begins in the play of {shown(self.curriculum.job)} with share = 0"
         if ALL_LINEAR in self.lora.target_modules:
             yield 'lora.target_modules: "all-linear" is every linear layer of the language model; the vision tower stays as it is'
         if self.lora.dropout:

@@ -165,8 +165,11 @@ class StoreImport:
         return [row for batch in tables.batches(self._lacking("text", texts)) for row in self._read("text", "text", batch)]
 
     def _named(self, job_id: str, damaged: Collection[str]) -> tuple[set[str], set[str]]:
-        frames = {row["last_frame"] for row in _rows_of(self._source, "episode", job_id, damaged)}
+        frames: set[str] = set()
         texts: set[str] = set()
+        for row in _rows_of(self._source, "episode", job_id, damaged):
+            frames.add(row["last_frame"])
+            texts.add(row["start"])
         for row in _turns(self._source, job_id, ("frame", "system", "messages"), damaged):
             frames |= {row["frame"], *IMAGE.findall(row["messages"])}
             texts.add(row["system"])

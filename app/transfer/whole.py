@@ -15,7 +15,7 @@ def fault(episode: Row, turns: Iterable[Row]) -> str | None:
     """Why an episode that was played to its end is damaged, as one sentence; None when it is whole. Its turns come in order."""
     name = f"episode {episode['id']} of job {episode['job_id']}"
     read, figures = Check(name="episodes"), Figures()
-    count, chain = 0, ""
+    count, chain, start = 0, "", episode.get("start") or ""
     for turn in turns:
         if turn["index"] != count:
             return f"{name} lacks its turn {count}"
@@ -23,7 +23,7 @@ def fault(episode: Row, turns: Iterable[Row]) -> str | None:
         if read.problems:
             return read.problems[0].sentence
         figures.add(held)
-        chain, count = chained(chain, turn), count + 1
+        chain, count = chained(chain or start, turn), count + 1
     row = opened(read, "episode", episode, subject=episode["id"], name=name)
     if read.problems:
         return read.problems[0].sentence

@@ -20,6 +20,7 @@ from app.records import EpisodeKey, Frame, Message, Outcome, Reply, Turn
 from app.specs import PlayedSpec
 from app.specs.crafter import CrafterConfig
 from app.store import turns as turn_rows
+from app.store.starts import Start
 from workers.rollout import actions, envs, prompts, rewards
 from workers.rollout.envs.base import Environment, StepResult
 from workers.rollout.policies.base import Policy, Request
@@ -99,18 +100,18 @@ class Totals:
     outcomes: Counter[str] = field(default_factory=Counter)
     timings: Counter[str] = field(default_factory=Counter)
     chain: str = ""
-    """Identity of the episode so far: equal play, equal chain."""
+    """Identity of the episode so far: equal play, equal chain. The first link is the name of the start, where there is one."""
     terminated: bool = False
     truncated: bool = False
 
-    def add(self, turn: Turn, row: turn_rows.Row) -> None:
-        """Count a turn."""
+    def add(self, turn: Turn, row: turn_rows.Row, start: str = "") -> None:
+        """Count a turn of an episode that has this start."""
         self.turns += 1
         self.terminated, self.truncated = turn.terminated, turn.truncated
         self.returns.update(turn.rewards)
         self.outcomes[str(turn.outcome)] += 1
         self.timings.update(turn.timings)
-        self.chain = turn_rows.chained(self.chain, row)
+        self.chain = turn_rows.chained(self.chain or start, row)
 
     def figures(self) -> dict[str, Any]:
         """Columns of an episode's row that the turns alone decide."""
@@ -125,15 +126,28 @@ class Totals:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What had happened in the world before the episode began: nothing of it is the episode's own."""
+
+    steps: int = 0
+    unlocked: tuple[str, ...] = ()
+    start: str = ""
+    """The name of the start; empty where the episode begins at its seed."""
+
+
 class Game:
     """One running episode: a world, a policy in it, and what happened so far."""
 
-    def __init__(self, options: PlayOptions, policy: Policy, key: EpisodeKey, env: Environment) -> None:
+    def __init__(
+        self, options: PlayOptions, policy: Policy, key: EpisodeKey, env: Environment, before: Before | None = None
+    ) -> None:
         if options.invalid_reply == NOOP and NOOP not in env.actions:
             raise InvalidInput(f"invalid_reply = {NOOP!r} needs an action of that name, and {env.name} has none; write 'skip'")
         options.rewards.check(env.achievements)
         self.options, self.policy, self.key, self.env = options, policy, key, env
         self.totals = Totals()
+        self._before = before or Before()
         self._most_turns = options.max_turns
         if policy.model is not None and options.max_llm_calls is not None:
             self._most_turns = min(options.max_turns, options.max_llm_calls)
@@ -143,12 +157,22 @@ class Game:
         self._rules = None if level in prompts.UNTOLD else env.rules(level)
 
     @classmethod
-    def begin(cls, options: PlayOptions, policy: Policy, key: EpisodeKey, env: Environment | None = None) -> Game:
-        """Begin the episode of a seed, in ``env`` if a used one is at hand."""
+    def begin(
+        cls,
+        options: PlayOptions,
+        policy: Policy,
+        key: EpisodeKey,
+        env: Environment | None = None,
+        start: Start | None = None,
+    ) -> Game:
+        """Begin the episode of a seed, in ``env`` if a used one is at hand; with a start, where ``env`` stands already."""
         env = env or envs.make(options.env, dict(options.env_config))
-        env.reset(key.seed)
+        if start is None:
+            env.reset(key.seed)
         policy.begin(env, key, sampling_seed=options.sampling_seed)
-        return cls(options, policy, key, env)
+        if start is None:
+            return cls(options, policy, key, env)
+        return cls(options, policy, key, env, Before(env.length, tuple(env.unlocked()), start.sha256))
 
     @property
     def ended(self) -> str | None:
@@ -265,7 +289,7 @@ class Game:
         )
         row = turn_rows.row(turn)
         self._rows.append(row)
-        self.totals.add(turn, row)
+        self.totals.add(turn, row, self._before.start)
         self._history.append(turn)
         return turn
 
@@ -276,13 +300,13 @@ class Game:
 
     def figures(self) -> dict[str, Any]:
         """What the episode's row keeps of its turns so far: who played, how it ended, the sums, the hash."""
-        env = self.env
-        achievements = env.unlocked()
+        env, before = self.env, self._before
+        achievements = {name: step - before.steps for name, step in env.unlocked().items() if name not in before.unlocked}
         return {
             "policy_version": self.policy.version,
             "model": self.policy.model,
             "ended": self.ended,
-            "length": env.length,
+            "length": env.length - before.steps,
             "achievements": achievements,
             "unlocked": len(achievements),
             **self.totals.figures(),
@@ -304,6 +328,7 @@ class Game:
             "timings": totals.timings,
             "chain": totals.chain,
             "history": remembered,
+            "before": [self._before.steps, self._before.unlocked, self._before.start],
         }
         return zlib.compress(json.dumps(value).encode())
 
@@ -312,11 +337,11 @@ class Game:
         cls, options: PlayOptions, policy: Policy, key: EpisodeKey, snapshot: bytes, env: Environment | None = None
     ) -> Game:
         """Go on from ``snapshot``. Raises BadSnapshot."""
-        world, memory, totals, history = _opened(snapshot)
+        world, memory, totals, history, before = _opened(snapshot)
         env = env or envs.make(options.env, dict(options.env_config))
         env.restore(world)
         policy.restore(memory)
-        game = cls(options, policy, key, env)
+        game = cls(options, policy, key, env, before)
         game.totals = totals
         game._history.extend(history)
         return game
@@ -328,8 +353,8 @@ def _parted(policy_ms: float, reply: Reply) -> dict[str, float]:
     return {"policy": max(0.0, policy_ms - sum(parts.values())), **parts}
 
 
-def _opened(snapshot: bytes) -> tuple[bytes, bytes, Totals, list[Turn]]:
-    """The world's snapshot, the policy's, the totals and the last turns. Raises BadSnapshot."""
+def _opened(snapshot: bytes) -> tuple[bytes, bytes, Totals, list[Turn], Before]:
+    """The world's snapshot, the policy's, the totals, the last turns, and what was before. Raises BadSnapshot."""
     try:
         value = json.loads(zlib.decompress(snapshot))
         if value["version"] != SNAPSHOT_VERSION:
@@ -342,7 +367,9 @@ def _opened(snapshot: bytes) -> tuple[bytes, bytes, Totals, list[Turn]]:
             chain=value["chain"],
         )
         history = [_remembered(*row) for row in value["history"]]
-        return base64.b64decode(value["env"]), base64.b64decode(value["policy"]), totals, history
+        steps, unlocked, start = value.get("before", (0, (), ""))  # one of the time before there were starts has none
+        before = Before(steps, tuple(unlocked), start)
+        return base64.b64decode(value["env"]), base64.b64decode(value["policy"]), totals, history, before
     except (zlib.error, ValueError, TypeError, KeyError) as error:
         raise BadSnapshot(f"these bytes are no snapshot of a running episode: {error!r}") from None
 

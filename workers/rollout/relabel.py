@@ -16,10 +16,13 @@ from sqlmodel import Session, col, select
 from app.errors import EpisodeOver, ReplayMismatch
 from app.models import Episode, TurnRow
 from app.records import EpisodeKey, Frame
+from app.store import starts
+from app.store.traces import NO_SNAPSHOT
 from workers.rollout import envs
 from workers.rollout.envs.base import Environment
 from workers.rollout.policies.scripted import Scripted
 from workers.rollout.policies.scripted.player import goal_of
+from workers.rollout.starts import reached, settings
 from workers.transport.pixels import encode_png
 
 
@@ -65,16 +68,20 @@ class _Turn:
 
 
 def recorded(session: Session, episode_id: str, env: str, env_config: Mapping[str, Any]) -> Played:
-    """An episode of the store; ``env`` and ``env_config`` are those that its job's ``PlayOptions`` tell."""
-    about = select(col(Episode.seed), col(Episode.env_version)).where(Episode.id == episode_id)
-    seed, env_version = session.exec(about).one()
+    """An episode of the store; ``env`` and ``env_config`` are those that its job's ``PlayOptions`` tell.
+
+    Raises ReplayMismatch for one that begins where nobody can come to any more.
+    """
+    episode = session.exec(select(Episode).where(Episode.id == episode_id).options(NO_SNAPSHOT)).one()
+    start = starts.of_episode(session, episode)
     turns = select(col(TurnRow.index), col(TurnRow.actions), col(TurnRow.frame)).where(TurnRow.episode_id == episode_id)
     return Played(
         env=env,
-        env_config=env_config,
-        seed=seed,
+        env_config=settings(env_config, start),
+        seed=episode.seed,
         turns=[_Turn(*row) for row in session.exec(turns.order_by(col(TurnRow.index)))],
-        env_version=env_version or None,
+        env_version=episode.env_version or None,
+        start=None if start is None else reached(start, env_config).snapshot(),
     )
 
 
@@ -90,12 +97,13 @@ class Label:
 def relabel(played: Played, view: str = "visible", *, open_loop_k: int = 1, env: Environment | None = None) -> Iterator[Label]:
     """A label for every turn, in order, of up to ``open_loop_k`` actions each.
 
-    ``view`` is a variant of the policy ``scripted``; ``env`` a used environment to play in. Raises ReplayMismatch at the turn
-    whose frame is another one than that on record, and where the world ended before the turns did; UnknownName for a view;
-    InvalidInput for an environment that the expert does not play.
+    ``view`` is a variant of the policy ``scripted``; ``env`` a used environment of the job's settings, for an episode that begins
+    with its seed: what begins elsewhere has a longer world of its own. Raises ReplayMismatch at the turn whose frame is another
+    one than that on record, and where the world ended before the turns did; UnknownName for a view; InvalidInput for an
+    environment that the expert does not play.
     """
     expert = Scripted(variant=view, open_loop_k=open_loop_k)
-    world = env or envs.make(played.env, dict(played.env_config))
+    world = env if env is not None and played.start is None else envs.make(played.env, dict(played.env_config))
     if played.env_version not in (None, world.version):
         raise ReplayMismatch(f"the episode was played in {played.env} {played.env_version}; this is {world.version}")
     if played.start is None:

@@ -117,9 +117,9 @@ class Maker:
     def _labels(self, session: Session, episode: Candidate, wanted: Mapping[int, int]) -> dict[int, Label]:
         """The expert's word on these turns. The episode is played again for it, every turn of it."""
         how = self._how[episode.job_id]
-        played = expert.recorded(session, episode.id, how.env, how.env_config)
         labels = {}
         try:
+            played = expert.recorded(session, episode.id, how.env, how.env_config)
             for label in expert.relabel(played, self._table.view or ""):
                 self._pulse()
                 if label.turn in wanted:

@@ -18,6 +18,7 @@ from app.specs.policies import MODEL, OPENAI, policy_name
 from workers.rollout.play import PlayOptions
 from workers.rollout.play_step.round import Round
 from workers.rollout.play_step.table import Seat, Table, blocked, blocks
+from workers.rollout.starts import Starts
 from workers.runner import StepContext
 
 __all__ = ["blocks", "run"]
@@ -37,7 +38,8 @@ async def _run(context: StepContext) -> dict[str, Any]:
     with db.reading() as session:
         known = blocked(session, context)
     options = PlayOptions.of(spec, purpose)
-    table = Table(context=context, how=how, options=options, blocked=known, at_once=_at_once(how, seats))
+    starts = Starts(options, context.payload.get("starts", {}))
+    table = Table(context=context, how=how, options=options, blocked=known, at_once=_at_once(how, seats), starts=starts)
     try:
         failed = await Round(table, seats).play()
     finally:

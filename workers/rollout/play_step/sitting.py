@@ -12,6 +12,7 @@ from app.settings import get_settings
 from app.specs.policies import MODEL, OPENAI, policy_name
 from app.store import episodes
 from app.store.spending import JobMeter
+from app.store.starts import Start
 from workers.rollout import policies
 from workers.rollout.envs.base import Environment
 from workers.rollout.play import Game
@@ -34,9 +35,11 @@ class Sitting:
         """Play to the end, storing a segment whenever one is full. What stops the play before that passes once its turns are."""
         policy = self._policy()
         try:
-            self.world = self._table.take_world()
-            await self._turns(self._game(policy, self.world))
-            self._table.give_back(self.world)
+            start = self._table.start_of(self._seat, self._stood)
+            self.world = self._world(start)
+            await self._turns(self._game(policy, self.world, start))
+            if start is None:
+                self._table.give_back(self.world)
         finally:
             await policy.close()
 
@@ -50,10 +53,16 @@ class Sitting:
             options["engines"] = self._table.engines
         return policies.make(label, options)
 
-    def _game(self, policy: Policy, world: Environment) -> Game:
+    def _world(self, start: Start | None) -> Environment:
+        """A world of its own for what begins elsewhere: its length is counted from there."""
+        if start is None:
+            return self._table.take_world()
+        return self._table.starts.world(start) if self._stood is None else self._table.starts.unplayed(start)
+
+    def _game(self, policy: Policy, world: Environment, start: Start | None) -> Game:
         options = self._table.options
         if self._stood is None or self._stood.snapshot is None:
-            return Game.begin(options, policy, self._seat.key, world)
+            return Game.begin(options, policy, self._seat.key, world, start)
         if self._stood.state == "failed":
             self._reopen()
         return Game.resume(options, policy, self._seat.key, self._stood.snapshot, world)

@@ -13,17 +13,19 @@ from sqlmodel import Session, col, select
 
 from app import db, lifecycle
 from app.errors import BudgetSpent, StepBlocked
-from app.models import JobEvent
+from app.models import Episode, JobEvent
 from app.records import EpisodeKey, Turn
 from app.specs import EvalTable
 from app.specs.policies import MODEL, policy_name
 from app.store import episodes, events
+from app.store.starts import Start
 from app.store.turns import system_text, text_sha256
 from workers.rollout import envs
 from workers.rollout.envs.base import Environment
 from workers.rollout.play import PlayOptions
 from workers.rollout.policies.engine.engines import Engines
 from workers.rollout.remote import TaskApp
+from workers.rollout.starts import Starts
 from workers.runner import StepContext
 
 BLOCKED: Final = "play.blocked"
@@ -51,15 +53,25 @@ class Table:
     """Policies that a step of this attempt found blocked, by label, and why: nobody asks again."""
     at_once: int
     """Episodes that are under way at once."""
+    starts: Starts
+    """Where episodes of the step begin that do not begin where the world does."""
     writable: bool = True
     """False once what is played can no longer be stored."""
     _worlds: list[Environment] = field(default_factory=list)
+    _begun: dict[Seat, Start] = field(default_factory=dict)
     _texts: set[str] = field(default_factory=set)
     _answered: set[str] = field(default_factory=set)
     _first: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
     _refused: dict[str, StepBlocked] = field(default_factory=dict)
     _engines: Engines | None = None
     _app: TaskApp | None = None
+
+    def start_of(self, seat: Seat, stored: Episode | None) -> Start | None:
+        """Where an episode begins, None where its world does; ``stored``: its row, when it is under way already."""
+        start = self.starts.of(seat.key, stored)
+        if start is not None:
+            self._begun[seat] = start
+        return start
 
     def take_world(self) -> Environment:
         """A world for an episode; every episode begins with a reset or a restore, so any will do."""
@@ -146,12 +158,15 @@ class Table:
 
     def names(self, seat: Seat, world: Environment | None) -> dict[str, Any]:
         """The columns of an episode's row that its turns do not decide."""
+        start = self._begun.get(seat)
         return {
             "job_id": self.context.job_id,
             "step_id": self.context.step_id,
             "iteration": seat.key.iteration,
             "seed": seat.key.seed,
             "member": seat.key.member,
+            "start": start.sha256 if start else None,
+            "start_of": start.of if start else None,
             "env": self.options.env,
             "env_version": world.version if world else "",
             "split": self.how.split,
