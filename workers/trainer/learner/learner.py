@@ -214,6 +214,12 @@ class Learner:
         self._passes = 0
         return told
 
+    def restart(self) -> None:
+        """Have the weights that are there and nothing of how they were come by: no steps, and an optimizer that is new."""
+        self._forget()
+        self._optimizer.recall({})
+        self.steps = 0
+
     def _forget(self) -> None:
         """Be as after the last step."""
         self._optimizer.forget()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 
 from app.specs.crafter import CrafterConfig
+from app.specs.dagger import DaggerTable
 from app.specs.rl import RlSpec
 from workers.trainer.learner.settings import Lora, Settings
 from workers.trainer.objective import advantages, losses
@@ -46,10 +47,22 @@ class Gates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Imitate:
+    """How the expert is imitated."""
+
+    table: DaggerTable
+    max_tokens: int
+    """Most that a reply may have in play."""
+    max_actions: int
+    """Most that a reply may hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What an update does."""
 
     play: Play
+    imitate: Imitate
     gates: Gates
     estimator: str
     advantages: advantages.Options
@@ -72,6 +85,7 @@ class Options:
         algorithm, training, gates = spec.algorithm, spec.training, spec.gates
         return cls(
             play=_play(spec),
+            imitate=_imitate(spec),
             gates=Gates(
                 parity_warn=gates.parity_warn,
                 parity_stop=gates.parity_stop,
@@ -111,8 +125,20 @@ def _play(spec: RlSpec) -> Play:
     )
 
 
-def settings(spec: RlSpec, base: str, adapter: str) -> Settings:
-    """What the job's learner is made with: on ``base``, beginning from the adapter in a folder; empty: from none."""
+def _imitate(spec: RlSpec) -> Imitate:
+    policy = spec.rollout.policy_config
+    return Imitate(table=spec.dagger, max_tokens=policy.max_tokens, max_actions=policy.max_actions)
+
+
+def settings(spec: RlSpec, base: str, adapter: str, iteration: int = 0) -> Settings:
+    """What the learner of an update is made with: on ``base``, beginning from the adapter in a folder; empty: from none."""
+    made = _settings(spec, base, adapter)
+    if iteration >= spec.dagger.rounds:
+        return made
+    return replace(made, learning_rate=spec.dagger.learning_rate, warmup_steps=0, total_steps=0, schedule="constant")
+
+
+def _settings(spec: RlSpec, base: str, adapter: str) -> Settings:
     training, lora, steps = spec.training, spec.lora, spec.schedule_steps
     checkpointing = training.gradient_checkpointing
     return Settings(

@@ -23,6 +23,7 @@ from workers.trainer.objective.advantages import Estimate, estimate
 from workers.trainer.objective.losses import Logprobs, Objective
 from workers.trainer.rl.collect import Collected, Shown, collect
 from workers.trainer.rl.doubts import BLIND, DIM, LOOKED_AT, Distance, blindness, distance, spread
+from workers.trainer.rl.imitate import Lessons, gather, train
 from workers.trainer.rl.options import Options, settings
 from workers.trainer.rl.phases import Phases
 from workers.trainer.rl.runs import Runs
@@ -48,7 +49,7 @@ def begin(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
         return done
     phases = Phases(tell, held)
     with phases("load"):
-        learner = held.learner(settings(spec, args["base"], args["adapter"]), _extended(spec))
+        learner = held.learner(settings(spec, args["base"], args["adapter"], spec.begun), _extended(spec))
     told = _write(runs, runs.before, learner, held, phases, {"parameters": learner.parameters})
     held.keep(runs.state(runs.before))
     return told
@@ -80,13 +81,20 @@ def run(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
         return done
     phases = Phases(tell, held)
     with phases("load"):
-        learner = held.learner(settings(spec, args["base"], args["adapter"]), runs.state(iteration - 1))
+        learner = held.learner(settings(spec, args["base"], args["adapter"], iteration), runs.state(iteration - 1))
+        if 0 < iteration == spec.dagger.rounds:
+            learner.restart()  # what the optimizer remembers of imitation is far larger than what rewards will give it
         folders.check_room(CHECKPOINT_BYTES * learner.parameters)
     update = Update(learner, Options.of(spec), phases, iteration=iteration)
     with phases("collect"):
         play, loaded = update.options.play, learner.loaded
         collected = collect(args["job"], iteration, play, version=args["version"], images=loaded.images, image_id=loaded.image_id)
-    update.learn(collected)
+        imitates = iteration < spec.dagger.rounds
+        lessons = gather(args["job"], iteration, update.options.imitate, play, loaded) if imitates else None
+    if lessons is None:
+        update.learn(collected)
+    else:
+        update.imitate(collected, lessons)
     told = _write(runs, iteration, learner, held, phases, update.told())
     held.keep(runs.state(iteration))
     if held.rank == 0:
@@ -131,21 +139,44 @@ class Update:
         self._spreads(estimates)
         batches = _by_episode(collected, estimates)
         fresh = [s for s, place in zip(collected.samples, collected.places, strict=True) if place.staleness == 0]
-        looked_at = collected.shown.of(spread(fresh, LOOKED_AT))
-        with self._phases("check"):
-            found = self._parity(looked_at)
-            self._blank(looked_at)
+        looked_at, found = self._look(collected, fresh)
         if batches:
             agrees = found is not None and found.k3 <= AGREE and len(fresh) == len(collected.samples)
             self._train(batches, collected.shown, old=None if agrees else self._scored(batches, collected.shown))
         else:
             self._warnings.append(self._nothing(collected))
         self._figures |= self._trained()
-        with self._phases("check"):
-            moved = distance(looked_at, self._learner.logprobs(looked_at)) if self._steps else None
-        self._stops(moved)
+        if self._steps:
+            self._moved(looked_at)
+        self._stops()
+
+    def imitate(self, collected: Collected, lessons: Lessons) -> None:
+        """A round of DAgger: look whether the samples can be trusted, and learn what the expert would have done.
+
+        That the policy moves far from what played is what is wanted, so the gates on entropy, distance and replies do not ask.
+        """
+        self._figures |= {**collected.figures, **lessons.figures}
+        self._warnings += lessons.warnings
+        fresh = [s for s, place in zip(collected.samples, collected.places, strict=True) if place.staleness == 0]
+        looked_at, _ = self._look(collected, fresh)
+        if not lessons.samples:
+            self._warnings.append(f"update {self._iteration} has nothing to imitate; the adapter stays as it is")
+        options = self.options
+        self._figures |= train(
+            self._learner, lessons, options.imitate.table, self._phases, seed=options.seed, iteration=self._iteration
+        )
+        if lessons.samples:
+            self._moved(looked_at)
 
     # -- before -----------------------------------------------------------------------------------------------------------
+
+    def _look(self, collected: Collected, fresh: list[Sample]) -> tuple[list[Sample], Distance | None]:
+        """Some of what the present version said, with its pictures, and how far the trainer is from the engine on it."""
+        looked_at = collected.shown.of(spread(fresh, LOOKED_AT))
+        with self._phases("check"):
+            found = self._parity(looked_at)
+            self._blank(looked_at)
+        return looked_at, found
 
     def _spreads(self, estimates: list[Estimate]) -> None:
         flat = sum(each.flat for each in estimates)
@@ -269,11 +300,16 @@ class Update:
 
     # -- after ------------------------------------------------------------------------------------------------------------
 
-    def _stops(self, moved: Distance | None) -> None:
+    def _moved(self, looked_at: list[Sample]) -> None:
+        """Tell how far the update went from what played."""
+        with self._phases("check"):
+            moved = distance(looked_at, self._learner.logprobs(looked_at))
+        if moved is not None:
+            self._figures["kl_update"] = moved.k3
+
+    def _stops(self) -> None:
         """Whether training should stop with this update, and why."""
         gates, told = self.options.gates, self._figures
-        if moved is not None:
-            told["kl_update"] = moved.k3
         bounds = (
             ("entropy", "gates.min_entropy", gates.min_entropy, -1, "the mean entropy of a token"),
             ("kl_update", "gates.max_kl", gates.max_kl, 1, "the distance (KL) of the new policy from the one that played"),
