@@ -1,4 +1,4 @@
-"""How wide and deep a Qwen3-VL is, and what follows from that by arithmetic: its parameters, its adapters', tokens of pictures."""
+"""How wide and deep a Qwen3-VL is, and what follows from that by arithmetic: parameters, an adapter's too, tokens of pictures."""
 
 from __future__ import annotations
 

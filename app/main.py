@@ -31,6 +31,7 @@ from app.routes import (
     compare,
     course,
     docs,
+    estimates,
     events,
     frames,
     health,
@@ -63,7 +64,7 @@ def create_app() -> FastAPI:
     app.state.http_metrics = HttpMetrics()
     for area in (health, docs):
         app.include_router(area.router, dependencies=[Depends(only_known_parameters)])
-    for area in (jobs, course, compare, events, traces, frames, artifacts, uploads, models, workers, keys, metrics):
+    for area in (jobs, estimates, course, compare, events, traces, frames, artifacts, uploads, models, workers, keys, metrics):
         app.include_router(area.router, dependencies=[Depends(authenticate), Depends(only_known_parameters)])
     add_handlers(app)
     app.add_middleware(Edge, metrics=app.state.http_metrics)

@@ -64,6 +64,15 @@ class JobIn(In):
     source: Annotated[Plain, Field(max_length=255)] | None = Field(None, description="name of the file the spec came from")
 
 
+class EstimateIn(In):
+    """A spec that is asked about, and lines that the server does not have yet."""
+
+    kind: str = Field(min_length=1, max_length=40, description="sft or rl")
+    spec: dict[str, Any] = Field(description="the spec's tables, as in a TOML file")
+    lines: int | None = Field(None, ge=0, description="lines of the data, where the server does not have them (sft)")
+    images: int = Field(0, ge=0, description="pictures in those lines")
+
+
 class KeyIn(In):
     """A key to be made."""
 
@@ -149,15 +158,25 @@ class JobOut(Out):
         return cls.model_validate({**_job_fields(job), "progress": progress, "waiting": waiting, "spent": spent})
 
 
+class EstimateOut(Out):
+    """What a training comes to, as far as it is known before it begins."""
+
+    said: list[str] = Field(description="for people: what, a colon, and how much, with where that is known from")
+    cautions: list[str] = Field(description="what it would pass, such as a cap")
+    seconds: float | None = Field(description="how long it takes, by earlier jobs; null where none was measured")
+    figures: dict[str, Any] = Field(description="the same as numbers; memory in bytes, by device")
+
+
 class SubmittedOut(JobOut):
     """A job that was just accepted."""
 
     warnings: list[str] = Field(description="what is allowed in the spec and looks like a mistake")
+    estimate: EstimateOut | None = Field(description="what a training comes to; null for other kinds")
 
     @classmethod
-    def accepted(cls, job: JobOut, warnings: Sequence[str]) -> SubmittedOut:
-        """The job with the warnings of its spec."""
-        return cls.model_construct(**{**dict(job), "warnings": list(warnings)})
+    def accepted(cls, job: JobOut, warnings: Sequence[str], estimate: EstimateOut | None) -> SubmittedOut:
+        """The job with the warnings of its spec, and what it comes to."""
+        return cls.model_construct(**{**dict(job), "warnings": list(warnings), "estimate": estimate})
 
 
 def _job_fields(job: Job) -> dict[str, Any]:
@@ -177,6 +196,7 @@ class CheckedOut(Out):
     spec_sha256: str
     after: list[AfterOut]
     warnings: list[str]
+    estimate: EstimateOut | None = Field(description="what a training comes to; null for other kinds")
 
 
 class Page(Out):
@@ -284,6 +304,8 @@ class EpisodeOut(Out):
     env_version: str
     split: str
     task_id: str | None
+    start: str | None = Field(description="sha256 of what was done before it began; null where it begins at its seed's beginning")
+    start_of: str | None = Field(description="episode/turn that it begins at, of an episode that may be gone; null as `start`")
     policy: str
     policy_version: str
     model: str | None
@@ -291,7 +313,7 @@ class EpisodeOut(Out):
     error: str | None
     ended: str | None
     turns: int
-    length: int = Field(description="game steps")
+    length: int = Field(description="game steps, from its start on")
     returns: dict[str, float]
     achievements: dict[str, int] = Field(description="achievement -> game step that unlocked it")
     unlocked: int

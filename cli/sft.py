@@ -1,4 +1,4 @@
-"""`submit sft`: the flags of a training from data, the lines that it sends from here, and what it would come to."""
+"""`submit sft`: the flags of a training from data, and the lines that it sends from here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -150,61 +148,3 @@ def _known(ref: str) -> str:
 
     with Client() as client:
         return str(client.job(ref)["id"])
-
-
-# -- what it would come to ---------------------------------------------------------------------------------------------------
-
-
-def estimate(spec: SftSpec, lines: Lines | None) -> Iterator[str]:
-    """What a dry run can know: steps where the lines are here, memory where the model's size is known. Time it cannot."""
-    table = spec.sft
-    if lines is None:
-        yield f"steps: {table.samples_per_step} samples each; how many is known when the lines of {table.data} are read"
-    else:
-        count = min(lines.lines, table.max_lines or lines.lines)
-        apart = round(count * table.validation.fraction) if table.validation.enabled else 0
-        yield f"steps: about {table.steps(count - apart):,}, of {table.samples_per_step} samples each; {lines} would be sent"
-    yield f"memory: {_memory(spec)}"
-    yield "time: not known before its first steps; `synthq metrics JOB` tells samples a second"
-
-
-def _memory(spec: SftSpec) -> str:
-    parameters, mode = _parameters(spec.sft.model), spec.sft.mode
-    if parameters is None:
-        return "not known from here; the model's size is known when it is loaded"
-    what = _billions(parameters)
-    if mode == "full":
-        return f"about {_gb(16 * parameters)} for weights, gradients and the optimizer of {what}, and what a pass takes"
-    if mode == "qlora":
-        small, plain = _gb(0.55 * parameters), _gb(2 * parameters)
-        return f"about {small} for {what} in 4 bits, {plain} where those cannot be had, and what a pass takes"
-    return f"about {_gb(2 * parameters)} for {what} in bfloat16, twice that on a CPU, and what a pass takes"
-
-
-def _parameters(model: str | None) -> float | None:
-    """How many parameters a model has, by the size of its files or by its name."""
-    if model is None:
-        return None
-    folder = Path(model)
-    if model.startswith("/") and folder.is_dir():
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        return size / _bytes_each(folder) if size else None
-    named = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)[Bb](?![a-z])", model.rpartition("/")[2])
-    return float(named[1]) * 1e9 if named else None
-
-
-def _bytes_each(folder: Path) -> int:
-    """Of a number in the weights, as the model's config has it."""
-    told: Any = {}
-    with suppress(OSError, ValueError):
-        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    dtype = (told.get("dtype") or told.get("torch_dtype")) if isinstance(told, dict) else None
-    return 4 if dtype in (None, "float32") else 2
-
-
-def _billions(parameters: float) -> str:
-    return f"{parameters / 1e9:.1f} billion parameters" if parameters >= 1e8 else f"{parameters / 1e6:.1f} million parameters"
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

@@ -15,11 +15,12 @@ from uuid import uuid4
 import click
 
 from app.errors import BadFlag, SpecProblems
-from cli import show
+from cli import estimated, show
 from cli.flags import Overrides
 
 if TYPE_CHECKING:
     from app.specs import AnySpec
+    from cli.sft import Lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 Json = dict[str, Any]
@@ -317,10 +318,7 @@ def _sft(common: Common, own: Json) -> int:
     lines = None if file is None else sft.looked_at(file, spec)
     if lines is not None and not common.dry_run:
         given.add("--data", "sft.data", sft.uploaded(lines))
-    code = _submit("sft", common, given)
-    for sentence in sft.estimate(spec, lines) if common.dry_run else ():
-        show.say(sentence)
-    return code
+    return _submit("sft", common, given, lines=lines)
 
 
 def found_model(ref: str | None) -> str | None:
@@ -354,12 +352,14 @@ def _job_ids(refs: Sequence[str]) -> tuple[str, ...]:
         return tuple(str(client.job(ref)["id"]) for ref in refs)
 
 
-def _submit(kind: str | None, common: Common, given: Overrides, begun: Json | None = None) -> int:
-    """``begun``: the tables that stand where there is no file."""
+def _submit(
+    kind: str | None, common: Common, given: Overrides, begun: Json | None = None, *, lines: Lines | None = None
+) -> int:
+    """``begun``: the tables that stand where there is no file. ``lines``: what a dry run does not send."""
     if common.as_json and common.id_only:
         raise BadFlag("--json and --id-only both say what is printed; keep one")
     given.add("--name", "name", common.name)
-    checked, told = _request(kind, common, given, begun)
+    checked, told = _request(kind, common, given, begun, lines)
     request = {**checked, **_wishes(common)}
     if common.dry_run:
         return 0
@@ -371,10 +371,14 @@ def _submit(kind: str | None, common: Common, given: Overrides, begun: Json | No
         for caution in job.get("warnings") or []:  # the server knows what names mean
             if caution not in told:
                 show.say(f"warning: {caution}")
+        if job.get("estimate") and not (common.as_json or common.id_only):
+            estimated.tell(job["estimate"], cautions=False, short=True)
         return _tell(client, job, common)
 
 
-def _request(kind: str | None, common: Common, given: Overrides, begun: Json | None = None) -> tuple[Json, list[str]]:
+def _request(
+    kind: str | None, common: Common, given: Overrides, begun: Json | None, lines: Lines | None
+) -> tuple[Json, list[str]]:
     """The checked spec as the API takes it, and the warnings that were told of it. In a dry run the whole of it is told."""
     from app import specs
 
@@ -385,11 +389,16 @@ def _request(kind: str | None, common: Common, given: Overrides, begun: Json | N
         show.say(f"warning: {caution}")
     if common.dry_run:
         sha256 = specs.sha256(spec)
-        if common.as_json:
-            show.out_json({**request, "spec_sha256": sha256, "warnings": cautions})
-        else:
+        if not common.as_json:
             show.out(f"{specs.to_toml(spec).rstrip()}\n\n# sha256: {sha256}")
             show.say(f"{spec.kind}: {spec.headline()}; a dry run, so nothing was submitted")
+        if lines is not None:
+            show.say(f"{lines} would be sent")
+        estimate = estimated.asked(request, lines) if spec.kind in estimated.KINDS else None
+        if common.as_json:
+            show.out_json({**request, "spec_sha256": sha256, "warnings": cautions, "estimate": estimate})
+        elif estimate is not None:
+            estimated.tell(estimate)
     return request, cautions
 
 

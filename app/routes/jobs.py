@@ -9,13 +9,39 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import JSONResponse
 from sqlmodel import Session
 
-from app import artifacts, broker, db, extending, lifecycle, model_refs, registered, runs, sources, specs, training_refs
+from app import (
+    artifacts,
+    broker,
+    curricula,
+    db,
+    extending,
+    lifecycle,
+    model_refs,
+    registered,
+    runs,
+    sources,
+    specs,
+    training_refs,
+)
 from app.auth import LOCAL, Caller
 from app.errors import BadFlag, Conflict
+from app.estimate import estimate
 from app.idempotency import once
 from app.models import ENDED, Job
 from app.problems import problems
-from app.schemas import IDEMPOTENCY_KEY, PLAIN, CheckedOut, JobIn, JobOut, JobPage, State, StepList, StepOut, SubmittedOut
+from app.schemas import (
+    IDEMPOTENCY_KEY,
+    PLAIN,
+    CheckedOut,
+    EstimateOut,
+    JobIn,
+    JobOut,
+    JobPage,
+    State,
+    StepList,
+    StepOut,
+    SubmittedOut,
+)
 from app.store import events, jobs, spending
 from app.store.paging import MOST_ROWS
 from app.store.waiting import waiting_reason, waiting_reasons
@@ -71,7 +97,7 @@ def submit_job(
         response.headers["Idempotent-Replayed"] = "true"
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     with db.reading() as session:
-        return SubmittedOut.accepted(out(session, jobs.find(session, job.id)), draft.warnings)
+        return SubmittedOut.accepted(out(session, jobs.find(session, job.id)), draft.warnings, draft.estimate)
 
 
 class _Draft:
@@ -91,11 +117,16 @@ class _Draft:
             self.warnings += training_refs.cautions(spec, begin)
             self.warnings += extending.checked(spec, begin)
         training_refs.check(spec)
+        with db.reading() as session:
+            told = estimate(session, spec)
+        self.estimate = EstimateOut.model_validate(told) if told is not None else None
+        self.warnings += told.cautions if told is not None else ()
         self.caller = caller
 
     def submit(self, session: Session) -> Job:
-        """Store it. Raises as ``needed`` does, and SpecProblems for a filter that cannot read what it names."""
+        """Store it. Raises as ``needed`` does, and SpecProblems for a filter, or a curriculum, that cannot read what it names."""
         sources.check(session, self.spec)
+        curricula.check(session, self.spec)
         job = lifecycle.submit(
             session,
             kind=self.body.kind,
@@ -111,6 +142,9 @@ class _Draft:
         )
         for warning in self.warnings:
             events.append(session, job.id, "spec.warning", warning, level="warning")
+        if self.estimate is not None:
+            message = f"estimated {self.estimate.said[-1]}"
+            events.append(session, job.id, "job.estimated", message, data=self.estimate.model_dump(mode="json"))
         return job
 
     def needed(self, session: Session) -> list[dict[str, str]]:
@@ -124,11 +158,13 @@ class _Draft:
                     f'any:{job.id} (on = "any") waits for its end only'
                 )
             found.append({"job": job.id, "on": wanted.on})
-        return found + [one for one in training_refs.waits_for(session, self.spec) if one not in found]
+        own = [*training_refs.waits_for(session, self.spec), *curricula.waits_for(session, self.spec)]
+        return found + [one for one in own if one not in found]
 
     def checked(self, session: Session) -> CheckedOut:
         """What would be stored. Raises as ``submit`` does."""
         sources.check(session, self.spec)
+        curricula.check(session, self.spec)
         return CheckedOut.model_validate(
             {
                 "kind": self.body.kind,
@@ -137,6 +173,7 @@ class _Draft:
                 "spec_sha256": self.sha256,
                 "after": self.needed(session),
                 "warnings": self.warnings,
+                "estimate": self.estimate,
             }
         )
 

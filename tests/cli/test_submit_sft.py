@@ -175,9 +175,28 @@ def test_a_report_is_no_dataset(served: Synthq) -> None:
 def test_a_dry_run_tells_what_it_would_come_to_and_sends_nothing(served: Synthq, file: Path) -> None:
     ran = sft(served, file, "--dry-run", "--set", "sft.epochs=4", "--set", "sft.batch_size=2")
     assert ran.code == 0
-    assert "steps: about 4, of 8 samples each; train.jsonl (5 lines, 0 images," in ran.err
-    assert "memory: about 8.0 GB for 4.0 billion parameters in bfloat16" in ran.err
+    assert "train.jsonl (5 lines, 0 images, " in ran.err
+    assert "steps: about 4, of 8 samples each: 5 lines, 4 times" in ran.err
+    assert "model: 4.4 billion parameters (the published sizes of Qwen/Qwen3-VL-4B-Instruct)" in ran.err
+    assert "memory of the trainer on a GPU: 9.4 GB, " in ran.err
+    assert "weights 8.88 GB, adapter 132 MB, gradients 132 MB, optimizer 264 MB; at the most a pass of 4,096 tokens" in ran.err
+    assert "time: not known yet" in ran.err
     assert kinds() == []
+
+
+def test_a_dry_run_without_a_server_says_who_would_know_more(synthq: Synthq, file: Path) -> None:
+    ran = sft(synthq, file, "--dry-run", "--json")
+    assert (ran.code, ran.json["estimate"]) == (0, None)
+    assert "memory and time: the server tells them, and none answers" in ran.err
+
+
+def test_a_job_that_was_made_is_told_with_its_memory_and_time(served: Synthq, file: Path) -> None:
+    ran = sft(served, file)
+    assert "memory of the trainer on a GPU: " in ran.err
+    assert "time: not known yet" in ran.err
+    assert "tokens: " not in ran.err
+    quiet = sft(served, file, "--id-only")
+    assert "memory" not in quiet.err
 
 
 def test_flags_of_rl_are_refused(served: Synthq, file: Path) -> None:
