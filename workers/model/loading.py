@@ -55,13 +55,14 @@ class Loaded:
     """Of the weights, as ``app.weights.sha256`` tells it."""
 
 
-def load(ref: str | Path, *, device: str = "auto", dtype: str = "auto") -> Loaded:
+def load(ref: str | Path, *, device: str = "auto", dtype: str = "auto", views: bool = False) -> Loaded:
     """Load a whole model.
 
     ``device`` is auto (a GPU where there is one), cpu, cuda or cuda:N; ``dtype`` auto (float32 on a CPU, on a GPU the model's
     own), float32, bfloat16 or float16. A hub id is fetched unless it is in the hub's cache; HF_TOKEN opens what is private,
-    and HF_HUB_OFFLINE=1 keeps to the cache. Raises BadModel for what is no whole Qwen3-VL, Unavailable when the hub does not
-    answer, and InvalidInput for a device or dtype that there is not.
+    and HF_HUB_OFFLINE=1 keeps to the cache. ``views``: weights on a CPU that are in their own precision stay in the file, for a
+    caller that copies them soon. Raises BadModel for what is no whole Qwen3-VL, Unavailable when the hub does not answer, and
+    InvalidInput for a device or dtype that there is not.
     """
     on = _device(device)
     path = find(str(ref))
@@ -72,7 +73,7 @@ def load(ref: str | Path, *, device: str = "auto", dtype: str = "auto") -> Loade
         )
     numbers = _dtype(dtype, facts.dtype, on)
     tokenizer = _tokenizer(path)
-    model: Any = _model(path, numbers, on)
+    model: Any = _model(path, numbers, on, views=views)
     config = model.config
     _check_tokens(path, tokenizer, config, facts.vocab)
     return Loaded(
@@ -127,7 +128,7 @@ def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _model(path: Path, dtype: torch.dtype, device: torch.device) -> Qwen3VLForConditionalGeneration:
+def _model(path: Path, dtype: torch.dtype, device: torch.device, *, views: bool) -> Qwen3VLForConditionalGeneration:
     progress.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True)
@@ -142,7 +143,7 @@ def _model(path: Path, dtype: torch.dtype, device: torch.device) -> Qwen3VLForCo
         raise BadModel(f"{path} lacks {len(missing)} weights, {missing[0]} first")
     try:
         ready: Qwen3VLForConditionalGeneration = model.eval().requires_grad_(False).to(device)
-        if device.type == "cpu":
+        if device.type == "cpu" and not views:
             _take_in(ready)
     except torch.OutOfMemoryError as error:
         raise Unavailable(f"{path} does not fit into the memory that is free on {device}: {_line(error)}") from error

@@ -18,6 +18,7 @@ from app import weights
 from app.errors import BadModel
 from app.packed import sync
 from workers.model.folder import whole, write_json
+from workers.trainer.learner.shards import dealt
 
 FORMAT: Final = 1
 FACTS, WEIGHTS, MOMENTS = "learner.json", "weights.safetensors", "optimizer.safetensors"
@@ -73,4 +74,4 @@ def load_weights(into: Mapping[str, Tensor], found: Mapping[str, Tensor], where:
             )
     with torch.no_grad():
         for name, weight in into.items():
-            weight.copy_(found[name])
+            weight.copy_(dealt(found[name], weight))

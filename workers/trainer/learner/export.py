@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from app import model_folder, weights
 from app.errors import BadModel
@@ -19,6 +20,7 @@ from workers.model.folder import LINEAGE, whole, write_json
 from workers.model.loading import DTYPES
 from workers.trainer.learner.checkpoint import settle, write_tensors
 from workers.trainer.learner.prepare import ADAPTER, Prepared
+from workers.trainer.learner.shards import collected
 
 BESIDE: Final = (".json", ".jinja", ".txt")
 """Kinds of files that make a model whole beside its weights: settings, tokenizer, chat template."""
@@ -47,15 +49,19 @@ def export_adapter(prepared: Prepared, folder: Path, *, steps: int) -> str:
     return sha256
 
 
-def export_model(prepared: Prepared, folder: Path, *, steps: int) -> str:
-    """Write the whole model in its base's precision, whole or not at all; its sha256, as ``app.weights.sha256`` tells it.
+def state_of(prepared: Prepared) -> dict[str, Tensor]:
+    """The weights of a model that trains as a whole, in its base's precision, on the first process; all must call it."""
+    dtype = _own(prepared)
+    return collected({name: weight.detach().to(dtype) for name, weight in prepared.loaded.model.state_dict().items()})
+
+
+def export_model(prepared: Prepared, state: dict[str, Tensor], folder: Path, *, steps: int) -> str:
+    """Write the whole model, ``state_of`` it, whole or not at all; its sha256, as ``app.weights.sha256`` tells it.
 
     Everything but the weights is the base's own. Raises InvalidInput when there is something at ``folder``.
     """
     base, model = prepared.loaded.path, prepared.loaded.model
-    dtype = _own(prepared)
     with whole(folder) as draft:
-        state = {name: weight.detach().to(dtype) for name, weight in model.state_dict().items()}
         model.save_pretrained(draft, state_dict=state, max_shard_size=SHARD)
         for file in sorted(base.iterdir()):
             if file.is_file() and file.suffix in BESIDE and file.name not in (weights.INDEX, LINEAGE):

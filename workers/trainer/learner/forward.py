@@ -8,15 +8,19 @@ attention looks back only, and padding stands behind everything real.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from workers.model.sights import Sights
+from workers.model.types import Picture
 from workers.trainer.learner.rows import Batch
+from workers.trainer.learner.shards import Whole, blank
 
 LOGITS: Final = 1 << 27
 """Numbers of logits that are computed at once: 512 MiB of them, and some times that on the way back."""
@@ -36,9 +40,11 @@ class Scores(NamedTuple):
 class Forward:
     """A Qwen3-VL that is trained, or some of it."""
 
-    def __init__(self, model: Any, sights: Sights, *, dtype: torch.dtype, checkpointing: bool) -> None:
+    def __init__(self, model: Any, sights: Sights, *, dtype: torch.dtype, checkpointing: bool, shards: Whole) -> None:
         """``dtype``: what is computed in; ``checkpointing``: layers compute a second time on the way back."""
         self._text, self._head, self._sights = model.model.language_model, model.lm_head, sights
+        self._tower, self._shards = model.model.visual, shards
+        self._blank = blank(model) if shards.has(self._tower) else None
         self._dtype, self._checkpointing = dtype, checkpointing
         self._device: torch.device = self._text.embed_tokens.weight.device
         self._dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and module.p > 0]
@@ -49,17 +55,24 @@ class Forward:
         """Whether a pass that trains draws at random."""
         return bool(self._dropouts)
 
-    def __call__(self, batch: Batch, *, dropout: bool) -> Scores:
-        """Score the targets of a batch; ``dropout``: where the model has it."""
+    def __call__(self, batch: Batch, *, dropout: bool, pictured: bool = False) -> Scores:
+        """Score the targets of a batch; ``dropout``: where the model has it; ``pictured``: some process has pictures in its own.
+
+        Where weights are dealt out, all processes call it, and all go back from what it gives or none does.
+        """
         for module in self._dropouts:
             module.train(dropout)
         with self._precision():
-            return self._scores(self._states(batch), batch)
+            return self._shards.within(self._text, self._all, batch, pictured)
+
+    def _all(self, batch: Batch, pictured: bool) -> Scores:
+        return self._scores(self._states(batch, pictured), batch)
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self._dtype is torch.float32:
             return nullcontext()
-        return torch.autocast(self._device.type, dtype=self._dtype)
+        # what it keeps of weights until the end of the pass would be the whole model
+        return torch.autocast(self._device.type, dtype=self._dtype, cache_enabled=not self._shards.dealt)
 
     def _again(self, function: Any, *args: Any, **named: Any) -> Any:
         """Compute, and on the way back once more rather than hold what was computed, if that is asked for."""
@@ -67,21 +80,36 @@ class Forward:
             return checkpoint(function, *args, use_reentrant=False, **named)
         return function(*args, **named)
 
-    def _states(self, batch: Batch) -> Tensor:
+    def _within(self, module: nn.Module, function: Any, *args: Any, **named: Any) -> Any:
+        """As ``_again``, with the weights of a module whole."""
+        return self._shards.within(module, self._again, function, *args, **named)
+
+    def _seen(self, pictures: Sequence[Picture], pictured: bool) -> Tensor | None:
+        """What is seen in pictures. With none of its own a process goes through a tower that is dealt out all the same."""
+        if pictures:
+            seen: Tensor = self._within(self._tower, self._sights.of, pictures)
+            return seen
+        if pictured and self._blank is not None:
+            nothing: Tensor = self._within(self._tower, self._sights.of, [self._blank])
+            return nothing[:, :0]
+        return None
+
+    def _states(self, batch: Batch, pictured: bool) -> Tensor:
         """[N, W]: what the targets are predicted from."""
-        states = self._text.embed_tokens(batch.ids)
+        embed = self._text.embed_tokens
+        states: Tensor = self._shards.within(embed, embed, batch.ids)
         shape = states.shape
         deep: list[Tensor] = []
-        if batch.pictures:
-            seen = self._again(self._sights.of, batch.pictures).to(states.dtype)
+        if (seen := self._seen(batch.pictures, pictured)) is not None:
+            seen = seen.to(states.dtype)
             states = states.flatten(0, 1).index_copy(0, batch.pictured, seen[0]).view(shape)
             deep = list(seen[1:])
         turned = self._text.rotary_emb(states, batch.positions)
         layers = self._text.layers
         for depth, layer in enumerate(layers):
             if depth == len(layers) - 1 and depth >= len(deep):
-                return self._normed(self._again(_last, layer, states, turned, batch.before))
-            states = self._again(layer, states, position_embeddings=turned, attention_mask=None)
+                return self._normed(self._within(layer, _last, layer, states, turned, batch.before))
+            states = self._within(layer, layer, states, position_embeddings=turned, attention_mask=None)
             if depth < len(deep):
                 states = states.flatten(0, 1).index_add(0, batch.pictured, deep[depth].to(states.dtype)).view(shape)
         return self._normed(states.flatten(0, 1)[batch.before])
@@ -91,6 +119,9 @@ class Forward:
         return normed
 
     def _scores(self, states: Tensor, batch: Batch) -> Scores:
+        return self._shards.within(self._head, self._pieces, states, batch)
+
+    def _pieces(self, states: Tensor, batch: Batch) -> Scores:
         most = max(1, LOGITS // self._vocabulary)
         if len(states) <= most:
             return Scores(*self._piece(states, batch.targets, batch.temperature))
@@ -106,7 +137,7 @@ class Forward:
         if temperature is not None:
             logits = logits / temperature
         logp = torch.log_softmax(logits, dim=-1)
-        chosen = logp.gather(1, targets[:, None])[:, 0]
+        chosen = -functional.nll_loss(logp, targets, reduction="none")
         with torch.no_grad():
             told = logp.detach()
             entropy = -(told.exp() * told).sum(-1)

@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.errors import BadModel, InvalidInput
+from app.model_folder import VISION
 from workers.model.loading import Loaded
 from workers.model.sights import Sights
 from workers.trainer.learner import checkpoint, ranks
-from workers.trainer.learner.export import export_adapter, export_model
-from workers.trainer.learner.forward import Forward
+from workers.trainer.learner.export import export_adapter, export_model, state_of
+from workers.trainer.learner.forward import Forward, Scores
 from workers.trainer.learner.optimizer import Optimizer
 from workers.trainer.learner.outs import Loss, PassOut, Tally
 from workers.trainer.learner.prepare import drawing, prepare
 from workers.trainer.learner.rows import Batch, Row, collate, cut, read
 from workers.trainer.learner.settings import Settings
+from workers.trainer.learner.shards import bytes_here, collected
 from workers.trainer.samples import Sample
 
 Floats = NDArray[np.float32]
@@ -46,10 +48,18 @@ class Learner:
         self._prepared = prepare(settings)
         model = self._prepared.loaded.model
         self._sights = Sights(model, settings.picture_cache_bytes, learns=settings.mode == "full")
-        self._forward = Forward(model, self._sights, dtype=self._prepared.dtype, checkpointing=settings.gradient_checkpointing)
+        self._shards = self._prepared.shards
+        self._forward = Forward(
+            model,
+            self._sights,
+            dtype=self._prepared.dtype,
+            checkpointing=settings.gradient_checkpointing,
+            shards=self._shards,
+        )
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._optimizer = Optimizer(self._weights, settings)
         self._passes = 0  # begun since the last step
+        self._moved = 0  # by those, as ``_learn`` tells it
         self.steps = 0
         """Optimizer steps that it has taken."""
         self.check: Callable[[], None] = lambda: None
@@ -64,6 +74,16 @@ class Learner:
     def parameters(self) -> int:
         """How many numbers train."""
         return sum(weight.numel() for weight in self._weights.values())
+
+    @property
+    def bytes_held(self) -> dict[str, int]:
+        """Bytes that this process holds between passes: of ``weights``, ``gradients`` and what the ``optimizer`` remembers."""
+        weights = list(self.loaded.model.parameters())
+        return {
+            "weights": bytes_here(weights),
+            "gradients": bytes_here(weight.grad for weight in weights if weight.grad is not None),
+            "optimizer": bytes_here(self._optimizer.moments().values()),
+        }
 
     # -- samples --------------------------------------------------------------------------------------------------------
 
@@ -82,20 +102,14 @@ class Learner:
         return self._scored(rows)
 
     def _scored(self, rows: Sequence[Row]) -> list[Floats]:
-        passes = self._cut(rows)
 
-        def score() -> dict[int, Floats]:
-            found: dict[int, Floats] = {}
-            for _, places in ranks.rounds(passes):
-                self.check()
-                if places is None:
-                    continue
-                told = self._forward(self._batch(rows, places), dropout=False).logprobs.cpu().numpy()
-                ends = np.cumsum([len(rows[place].sample.targets) for place in places])
-                found |= dict(zip(places, np.split(told, ends[:-1]), strict=True))
-            return found
+        def score(number: int, places: list[int], others: Sequence[list[int]]) -> dict[int, Floats]:
+            batch = self._batch(rows, places)
+            told = self._forward(batch, dropout=False, pictured=_pictured(rows, others)).logprobs.cpu().numpy()
+            ends = np.cumsum([len(rows[place].sample.targets) for place in places])
+            return dict(zip(places, np.split(told, ends[:-1]), strict=True))
 
-        found = {place: values for part in ranks.together(score) for place, values in part.items()}
+        found = {place: values for part in self._through(self._cut(rows), score) for place, values in part.items()}
         return [found[place] for place in range(len(rows))]
 
     def accumulate(
@@ -131,33 +145,46 @@ class Learner:
         rows = [read(sample, self.loaded) for sample in samples]
         passes = self._cut(rows)
 
-        def learn() -> Tally:
-            tally = Tally()
-            for number, places in ranks.rounds(passes):
-                self.check()
-                if places is None:
-                    continue
-                with self._drawing(self._passes + number):
-                    tally = tally.plus(self._learn(rows, places, loss, scale, base_logprobs, dropout=dropout))
-            return tally
+        def learn(number: int, places: list[int], others: Sequence[list[int]]) -> tuple[Tally, int]:
+            batch = self._batch(rows, places)
+            with self._drawing(self._passes + number):
+                scores = self._forward(batch, dropout=dropout, pictured=_pictured(rows, others))
+                if number >= len(passes):
+                    return self._alongside(scores)
+                return self._learn(rows, places, batch, scores, loss, scale, base_logprobs)
 
         total = Tally()
-        for part in ranks.together(learn):
-            total = total.plus(part)
+        for part, moved in self._through(passes, learn):
+            total, self._moved = total.plus(part), max(self._moved, moved)
         return total
+
+    def _through(self, passes: Sequence[list[int]], work: Callable[[int, list[int], Sequence[list[int]]], T]) -> list[T]:
+        """What came of all passes, in the order of the processes and their passes; see ``ranks.through``."""
+        in_step = self._shards.dealt
+        try:
+            parts = ranks.together(lambda: ranks.through(passes, work, self.check, in_step=in_step), in_step=in_step)
+        except BaseException:
+            self._shards.reset()
+            raise
+        return [made for part in parts for made in part]
+
+    def _alongside(self, scores: Scores) -> tuple[Tally, int]:
+        """Go back through a pass that teaches nothing: where weights are dealt out, no other process can without this one."""
+        if self._shards.dealt and scores.logprobs.requires_grad:
+            (0 * scores.logprobs.sum()).backward()
+        return Tally(), 0
 
     def _learn(
         self,
         rows: Sequence[Row],
         places: Sequence[int],
+        batch: Batch,
+        scores: Scores,
         loss: Loss,
         scale: float,
         base_logprobs: Sequence[Floats] | None,
-        *,
-        dropout: bool,
-    ) -> Tally:
-        batch = self._batch(rows, places)
-        scores = self._forward(batch, dropout=dropout)
+    ) -> tuple[Tally, int]:
+        """What a pass came to, and what it moves: 0 nothing, 1 the language model, 2 the vision tower too."""
         base = None
         if base_logprobs is not None:
             base = torch.from_numpy(np.concatenate([base_logprobs[place] for place in places])).to(self.loaded.device)
@@ -172,9 +199,13 @@ class Learner:
         )
         value, figures = loss(out)
         scaled = value * scale
+        moved = 0
         if scaled.requires_grad:  # a loss may mask all that a pass has
             scaled.backward()
-        return Tally(
+            moved = 2 if batch.pictures else 1
+        else:
+            self._alongside(scores)
+        tally = Tally(
             loss=float(scaled.detach()),
             figures={name: float(figure.detach() if isinstance(figure, Tensor) else figure) for name, figure in figures.items()},
             samples=len(places),
@@ -183,6 +214,7 @@ class Learner:
             padded=batch.ids.numel(),
             passes=1,
         )
+        return tally, moved
 
     def _cut(self, rows: Sequence[Row]) -> list[list[int]]:
         most = self.settings.tokens_per_pass
@@ -206,13 +238,21 @@ class Learner:
         """
         try:
             ranks.add_gradients(list(self._weights.values()))
+            if self._shards.dealt:
+                self._leave_unmoved()
             told = self._optimizer.step(self.steps)
         except BaseException:
             self._forget()
             raise
         self.steps += 1
-        self._passes = 0
+        self._passes = self._moved = 0
         return told
+
+    def _leave_unmoved(self) -> None:
+        """Have no gradient where one process alone would have none: one of zeros still goes on where those before it went."""
+        for name, weight in self._weights.items():
+            if self._moved < (2 if VISION in name else 1):
+                weight.grad = None
 
     def restart(self) -> None:
         """Have the weights that are there and nothing of how they were come by: no steps, and an optimizer that is new."""
@@ -223,7 +263,7 @@ class Learner:
     def _forget(self) -> None:
         """Be as after the last step."""
         self._optimizer.forget()
-        self._passes = 0
+        self._passes = self._moved = 0
 
     def _forget_pictures(self) -> None:
         """Hold nothing of pictures that were seen, so that the last digits of what comes do not depend on what went before."""
@@ -242,7 +282,8 @@ class Learner:
             raise InvalidInput(f"{self._passes} passes have been added up since the last step; step before saving")
         self._forget_pictures()
         facts = {**self._kind(), "steps": self.steps, "extra": dict(extra or {})}
-        self._by_first(lambda: checkpoint.write(folder, facts, self._weights, self._optimizer.moments()))
+        trained, moments = collected(self._weights), collected(self._optimizer.moments())
+        self._by_first(lambda: checkpoint.write(folder, facts, trained, moments))
 
     def restore(self, folder: Path) -> dict[str, Any]:
         """Go on from what ``save`` wrote; gives its ``extra``. Raises BadModel for what is none, or another learner's."""
@@ -267,9 +308,16 @@ class Learner:
         An adapter is a folder as peft reads it; a model that trained as a whole is one as transformers does, in its base's
         precision, with tokenizer, chat template and settings. Raises InvalidInput when there is something at ``folder``.
         """
-        write = export_model if self._prepared.adapted is None else export_adapter
-        return str(self._by_first(lambda: write(self._prepared, folder, steps=self.steps)))
+        if self._prepared.adapted is not None:
+            return str(self._by_first(lambda: export_adapter(self._prepared, folder, steps=self.steps)))
+        state = state_of(self._prepared)
+        return str(self._by_first(lambda: export_model(self._prepared, state, folder, steps=self.steps)))
 
     def _by_first(self, write: Callable[[], T]) -> T | None:
         """Have the first process do what only one may; what that gives, on all."""
         return ranks.together(lambda: write() if ranks.world()[0] == 0 else None)[0]
+
+
+def _pictured(rows: Sequence[Row], passes: Sequence[Sequence[int]]) -> bool:
+    """Whether any of some passes has pictures."""
+    return any(rows[place].sample.pictures for places in passes for place in places)

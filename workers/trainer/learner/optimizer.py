@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
 from app.errors import StepFailed
 from workers.trainer.learner.settings import Settings
+from workers.trainer.learner.shards import dealt
 
 MOMENTS: Final = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of each weight."""
@@ -76,6 +78,8 @@ class Optimizer:
         if not weights:
             return 0.0
         norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         length, most = float(norm), self._settings.max_grad_norm
         if math.isfinite(length) and 0 < most < length:
             nn.utils.clip_grads_with_norm_(weights, most, norm)
@@ -97,5 +101,7 @@ class Optimizer:
         for name, weight in self.weights.items():
             if f"{name}:{MOMENTS[0]}" in moments:
                 self._adam.state[weight] = {
-                    moment: moments[f"{name}:{moment}"].to(weight.device, copy=True) for moment in MOMENTS
+                    moment: dealt(told, weight if told.ndim else told.to(weight.device))
+                    for moment in MOMENTS
+                    for told in [moments[f"{name}:{moment}"]]
                 }

@@ -16,12 +16,14 @@ import torch
 from torch import nn
 
 from app import model_folder
-from app.errors import NotHere
+from app.errors import InvalidInput, NotHere
 from workers.model.adapters import AdapterWeights, language_layers, read_adapter
+from workers.model.hub import find
 from workers.model.loading import DTYPES, Loaded, load
 from workers.trainer.learner import ranks
 from workers.trainer.learner.layers import chosen, pattern
 from workers.trainer.learner.settings import Settings
+from workers.trainer.learner.shards import Shards, Whole
 
 ADAPTER: Final = "default"
 """peft's name of the one adapter."""
@@ -36,6 +38,8 @@ class Prepared:
     """peft's model around it; None where the model trains as a whole."""
     dtype: torch.dtype
     """What it computes in."""
+    shards: Whole
+    """Where its weights are."""
 
     @property
     def scale(self) -> float:
@@ -49,6 +53,8 @@ class Prepared:
 def prepare(settings: Settings) -> Prepared:
     """Load the base and begin. Raises what ``workers.model.loading.load`` and ``read_adapter`` do, InvalidInput and NotHere."""
     device = _device(settings.device)
+    if settings.sharding == "fsdp":
+        return _dealt_out(settings, device)
     if settings.mode == "qlora":
         _check_quantised()
     loaded = load(settings.base, device=device, dtype=_held_in(settings, device))
@@ -57,10 +63,36 @@ def prepare(settings: Settings) -> Prepared:
         loaded = replace(loaded, model=model.to(torch.bfloat16), dtype=torch.bfloat16)
     if settings.mode == "full":
         model.requires_grad_(True)
-        return Prepared(loaded=loaded, adapted=None, dtype=_computed_in(settings, loaded))
+        return Prepared(loaded=loaded, adapted=None, dtype=_computed_in(settings, loaded), shards=Whole())
     if settings.mode == "qlora":
         _quantise(loaded)
-    return Prepared(loaded=loaded, adapted=_adapted(loaded, settings), dtype=loaded.dtype)
+    return Prepared(loaded=loaded, adapted=_adapted(loaded, settings), dtype=loaded.dtype, shards=Whole())
+
+
+def _dealt_out(settings: Settings, device: str) -> Prepared:
+    """The same with weights dealt out: read from their files where they lie, and never whole on a device."""
+    if ranks.world()[1] == 1:
+        raise InvalidInput(
+            "sharding 'fsdp' deals a model out over several devices, and this trainer trains on one; give it more "
+            "(SYNTHQ_TRAINER_DEVICES), or take sharding 'none'"
+        )
+    facts = model_folder.read(find(settings.base))
+    own = facts.dtype if isinstance(facts, model_folder.BaseFolder) and facts.dtype in DTYPES else "bfloat16"
+    on = torch.device(device if device.startswith("cuda") else "cpu")
+    name = _held_in(settings, device)
+    if name == "auto":
+        name = "float32" if on.type == "cpu" else own
+    name = "bfloat16" if name == "float16" else name
+    full = settings.mode == "full"
+    # layers are taken one by one into the precision that a model trains in; an adapter begins in that of its base
+    loaded = load(settings.base, device="cpu", dtype=own if full else name, views=True)
+    loaded = replace(loaded, device=on, dtype=DTYPES[name])
+    model: Any = loaded.model.requires_grad_(full)
+    adapted = None if full else _adapted(loaded, settings)
+    kept = {weight for weight in model.parameters() if weight.requires_grad and not full}
+    shards = Shards(model, device=on, dtype=DTYPES[name], kept=kept)
+    dtype = _computed_in(settings, loaded) if full else loaded.dtype
+    return Prepared(loaded=loaded, adapted=adapted, dtype=dtype, shards=shards)
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from app.errors import InvalidInput, UnknownName
 
 Mode = Literal["lora", "full", "qlora"]
 Schedule = Literal["constant", "linear", "cosine"]
+Sharding = Literal["none", "fsdp"]
 
 MODES: Final = ("lora", "full", "qlora")
 SCHEDULES: Final = ("constant", "linear", "cosine")
+SHARDINGS: Final = ("none", "fsdp")
 DTYPES: Final = ("auto", "float32", "bfloat16")
 ALL_LINEAR: Final = "all-linear"
 
@@ -68,6 +70,9 @@ class Settings:
     """What is computed in: auto (float32 on a CPU, on a GPU the model's own), float32 or bfloat16. Weights that are trained are
     float32 always."""
     device: str = "auto"
+    sharding: Sharding = "none"
+    """Where several processes train together: ``none``: each holds the whole model; ``fsdp``: each holds a part of every weight,
+    and of what the optimizer keeps of it. An adapter, and a vision tower that does not train, each holds whole."""
     seed: int = 0
     """Of an adapter's start and of dropout."""
     tokens_per_pass: int = 8192
@@ -80,6 +85,7 @@ class Settings:
         for what, name, known in (
             ("trainer mode", self.mode, MODES),
             ("schedule", self.schedule, SCHEDULES),
+            ("sharding", self.sharding, SHARDINGS),
             ("dtype to train in", self.dtype, DTYPES),
         ):
             if name not in known:
@@ -97,5 +103,9 @@ class Settings:
             raise InvalidInput(f"warmup_steps and total_steps must be 0 or more, not {self.warmup_steps}, {self.total_steps}")
         if self.tokens_per_pass < 1:
             raise InvalidInput(f"tokens_per_pass must be 1 or more, not {self.tokens_per_pass}")
+        if self.sharding == "fsdp" and self.mode == "qlora":
+            raise InvalidInput(
+                "sharding 'fsdp' cannot deal out weights of 4 bits (mode 'qlora'); take 'lora' with it, or sharding 'none'"
+            )
         if self.adapter and self.mode == "full":
             raise InvalidInput(f"adapter is {self.adapter!r}, and mode 'full' trains the model itself; begin from a whole model")
