@@ -24,6 +24,7 @@ from app import claims, db, embedded_broker, lifecycle, specs
 from app.leash import leashed
 from app.models import ENDED, Episode, Job, JobEvent, Queue, Step, Worker
 from app.settings import get_settings
+from app.specs import RlSpec
 from workers import runner
 from workers.tasks import STEPS
 
@@ -87,6 +88,22 @@ def submit_eval(seeds: str = "0-3", *, max_turns: int = 20, name: str | None = N
     given = {"policies": ["random"], "seeds": seeds, "max_turns": max_turns} | table
     spec = specs.build({"kind": "eval", "eval": given})
     return submit("eval", specs.resolved(spec), name=name)
+
+
+def small_rl(*layers: dict[str, dict[str, Any]]) -> RlSpec:
+    """Two iterations of two groups of two, three turns each, tried on two seeds; tables of each layer lie over those before."""
+    given: dict[str, Any] = {
+        "kind": "rl",
+        "model": {"base": "/m"},
+        "rollout": {"max_turns": 3, "episodes_per_batch": 4, "max_concurrent_rollouts": 4, "episodes_per_step": 2},
+        "training": {"iterations": 2, "group_size": 2, "batch_size": 2},
+        "evaluation": {"seeds": "0-1", "every_n_iters": 1},
+    }
+    for tables in layers:
+        given |= {name: given.get(name, {}) | table for name, table in tables.items()}
+    spec = specs.build(given, env={})
+    assert isinstance(spec, RlSpec)
+    return spec
 
 
 def claim(queue: Queue = Queue.ROLLOUT, owner: str = WORKER) -> claims.Claim:

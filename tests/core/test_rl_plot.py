@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from core.kit import small_rl
 
 from app import specs
 from app.models import JobState, StepState
@@ -20,19 +21,8 @@ WELL: Outcome = (StepState.SUCCEEDED, None, {})
 
 
 def spec_of(**tables: Any) -> RlSpec:
-    """Four iterations of two groups of two, tried on two seeds before the first, after two and at the end."""
-    given: dict[str, Any] = {
-        "kind": "rl",
-        "model": {"base": "/m"},
-        "rollout": {"max_turns": 3, "episodes_per_batch": 4, "max_concurrent_rollouts": 4, "episodes_per_step": 2},
-        "training": {"iterations": 4, "group_size": 2, "batch_size": 2},
-        "evaluation": {"seeds": "0-1", "every_n_iters": 2},
-    }
-    for name, table in tables.items():
-        given[name] = given.get(name, {}) | table
-    spec = specs.build(given, env={})
-    assert isinstance(spec, RlSpec)
-    return spec
+    """Four iterations, tried before the first, after two and at the end."""
+    return small_rl({"training": {"iterations": 4}, "evaluation": {"every_n_iters": 2}}, tables)
 
 
 @dataclass

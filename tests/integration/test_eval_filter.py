@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 from play.play_kit import dist_info
-from up_and_running import Running, family, until
+from up_and_running import Running, family, until, up
 
-from app.settings import get_settings
-from app.supervisor.state import end_leftovers, identity, read_state
+from app.supervisor.state import identity
 
 pytestmark = pytest.mark.integration
 
@@ -32,19 +31,8 @@ def synthq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     site = tmp_path_factory.mktemp("site")
     dist_info(site)
     path = os.pathsep.join([str(TESTS.parent), str(site), str(TESTS), str(TESTS / "play")])
-    running = Running(tmp_path_factory.mktemp("home") / "h", folder, PYTHONPATH=path)
-    try:
-        running.up()
+    with up(tmp_path_factory.mktemp("home") / "h", folder, PYTHONPATH=path) as running:
         yield running
-    finally:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("SYNTHQ_HOME", str(running.home))
-            get_settings.cache_clear()
-            left = read_state(get_settings())
-            if left is not None:
-                running("down")
-                end_leftovers(left)
-        get_settings.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.supervisor.state import identity
+import pytest
+
+from app.settings import get_settings
+from app.supervisor.state import end_leftovers, identity, read_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,24 @@ class Running:
         """A job, as ``status --json`` tells it."""
         found: dict[str, Any] = self("status", ref, "--json").json
         return found
+
+
+@contextmanager
+def up(home: Path, folder: Path, **env: str) -> Iterator[Running]:
+    """A synthq that runs, and that has surely ended afterwards."""
+    running = Running(home, folder, **env)
+    try:
+        running.up()
+        yield running
+    finally:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SYNTHQ_HOME", str(home))
+            get_settings.cache_clear()
+            left = read_state(get_settings())
+            if left is not None:
+                running("down")
+                end_leftovers(left)
+        get_settings.cache_clear()
 
 
 def family(pids: list[int]) -> dict[int, str | None]:

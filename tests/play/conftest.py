@@ -7,9 +7,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from core.kit import use_settings
+from engine_stand_in import Engine
 from play_kit import dist_info
 
 from workers.rollout import envs, policies
+from workers.rollout.policies.engine import engines
+
+
+@pytest.fixture
+def no_pauses(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No pauses, endpoints that need not beat, and a keeper that looks often."""
+    monkeypatch.setattr(engines, "PAUSE_S", 0.0)
+    monkeypatch.setattr(engines, "AVOID_S", 0.01)
+    monkeypatch.setattr(engines, "LOOK_S", 0.2)
+    with use_settings(SYNTHQ_BACKOFF_S="0", SYNTHQ_WATCH_S="0.05", SYNTHQ_ENDPOINT_HEARTBEAT_S="1000"):
+        yield
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """One engine that stands in, ready."""
+    with Engine() as running:
+        yield running.report()
 
 
 @pytest.fixture(scope="session")

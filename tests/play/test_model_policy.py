@@ -7,9 +7,8 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -33,24 +32,7 @@ from workers.runner import drain_file
 from workers.transport.generate import salt
 from workers.transport.pixels import decode_png, upscale
 
-pytestmark = pytest.mark.usefixtures("sqlite_store", "quick")
-
-
-@pytest.fixture
-def quick(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No pauses, endpoints that need not beat, and a keeper that looks often."""
-    monkeypatch.setattr(engines_module, "PAUSE_S", 0.0)
-    monkeypatch.setattr(engines_module, "AVOID_S", 0.01)
-    monkeypatch.setattr(engines_module, "LOOK_S", 0.2)
-    with use_settings(SYNTHQ_BACKOFF_S="0", SYNTHQ_WATCH_S="0.05", SYNTHQ_ENDPOINT_HEARTBEAT_S="1000"):
-        yield
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    """One engine, ready."""
-    with Engine() as running:
-        yield running.report()
+pytestmark = pytest.mark.usefixtures("sqlite_store", "no_pauses")
 
 
 def played(job_id: str) -> Job:

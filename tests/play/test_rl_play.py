@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from core.kit import claim, job, job_events, steps, use_settings
+from core.kit import claim, job, job_events, small_rl, steps
 from core.kit import submit as submit_job
 from engine_stand_in import BASE, Engine
 from play_kit import turn_rows, work
@@ -23,42 +22,15 @@ from app.endpoints import publish
 from app.models import ITS_OWN, Artifact, Episode, Job, Queue
 from app.specs import RlSpec
 from app.store import jobs, metrics
-from workers.rollout.policies.engine import engines as engines_module
 
-pytestmark = pytest.mark.usefixtures("sqlite_store", "quick")
+pytestmark = pytest.mark.usefixtures("sqlite_store", "no_pauses")
 
 LABEL = f"model:{BASE}"
 
 
-@pytest.fixture
-def quick(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No pauses, endpoints that need not beat, and a keeper that looks often."""
-    monkeypatch.setattr(engines_module, "PAUSE_S", 0.0)
-    with use_settings(SYNTHQ_BACKOFF_S="0", SYNTHQ_WATCH_S="0.05", SYNTHQ_ENDPOINT_HEARTBEAT_S="1000"):
-        yield
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    """One engine, ready."""
-    with Engine() as running:
-        yield running.report()
-
-
 def spec_of(**tables: Any) -> RlSpec:
-    """Two iterations of two groups of two, three turns each, tried on two seeds before each of them and at the end."""
-    given: dict[str, Any] = {
-        "kind": "rl",
-        "model": {"base": BASE},
-        "rollout": {"max_turns": 3, "episodes_per_batch": 4, "max_concurrent_rollouts": 4, "episodes_per_step": 2},
-        "training": {"iterations": 2, "group_size": 2, "batch_size": 2},
-        "evaluation": {"seeds": "0-1", "every_n_iters": 1},
-    }
-    for name, table in tables.items():
-        given[name] = given.get(name, {}) | table
-    spec = specs.build(given, env={})
-    assert isinstance(spec, RlSpec)
-    return spec
+    """Two iterations, tried before each of them and at the end."""
+    return small_rl({"model": {"base": BASE}}, tables)
 
 
 def submit(spec: RlSpec) -> str:
@@ -205,7 +177,7 @@ def test_each_evaluation_is_scored_when_it_was_played_and_all_of_them_in_the_rep
         (1, 2, 2),
         (2, 3, 2),
     ]
-    assert summary["iterations"] == {"asked": 2, "done": 2}
+    assert summary["iterations"] == {"asked": 2, "done": 2, "begun": 0}
     assert summary["episodes"] == {"done": 14}
     assert summary["gain"]["to"] == 2
     assert summary["gain"]["achievements"]["mean"] == pytest.approx(

@@ -25,12 +25,6 @@ from workers.model.loading import load  # noqa: E402
 from workers.trainer.learner import Learner, Lora, checkpoint  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def plain(tiny_model: Path) -> Any:
-    torch.set_num_threads(1)
-    return load(tiny_model, device="cpu")
-
-
 def train(one: Learner, plain: Any, steps: range) -> list[dict[str, float]]:
     """Steps whose samples depend on their number alone; one picture comes in all of them, beside others each time."""
     told = []

@@ -22,12 +22,6 @@ CLOSE = {"rtol": 1e-4, "atol": 2e-5}
 """Of gradients of a sum over 25 targets, the largest of which are about 10."""
 
 
-@pytest.fixture(scope="module")
-def plain(tiny_model: Path) -> Any:
-    torch.set_num_threads(1)
-    return load(tiny_model, device="cpu")
-
-
 def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one.keys() == other.keys()
     for name, grad in one.items():

@@ -29,12 +29,6 @@ def fresh(tiny_model: Path) -> Learner:
     return learner(tiny_model, tokens_per_pass=200)
 
 
-@pytest.fixture(scope="module")
-def plain(tiny_model: Path) -> Any:
-    """The same model as transformers has it."""
-    return load(tiny_model, device="cpu")
-
-
 def test_log_probabilities_are_those_of_transformers(fresh: Learner, plain: Any) -> None:
     samples = mixed(plain)
     for one, told in zip(samples, fresh.logprobs(samples), strict=True):

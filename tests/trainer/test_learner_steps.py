@@ -19,12 +19,6 @@ from workers.trainer.learner import Lora, Settings  # noqa: E402
 from workers.trainer.learner.optimizer import rate  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def plain(tiny_model: Path) -> Any:
-    torch.set_num_threads(1)
-    return load(tiny_model, device="cpu")
-
-
 def test_three_steps_are_those_of_a_plain_loop_over_transformers(tiny_model: Path, plain: Any) -> None:
     """Whole model, clipped, norms and biases without decay, warm-up: what anybody would write by hand."""
     batches = [[sample(plain, 10 * i + j) for j in range(4)] for i in range(3)]

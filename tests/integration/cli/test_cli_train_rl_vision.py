@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from integration.up_and_running import Running, until
+from integration.up_and_running import Running, until, up
 from PIL import Image
 from task_app.task_app_kit import Running as TaskApp
 from task_app.task_app_kit import nested
@@ -28,8 +28,6 @@ from safetensors.torch import load_file
 from trainer.learner_kit import TOLERANCE, plain_logprobs
 
 from app.model_folder import adapter_sha256
-from app.settings import get_settings
-from app.supervisor.state import end_leftovers, read_state
 from workers.model.loading import Loaded, load
 from workers.trainer.samples import Sample
 
@@ -57,19 +55,8 @@ Json = dict[str, Any]
 def synthq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A running synthq with engine and trainer, and the command line in an empty folder."""
     env = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    running = Running(tmp_path_factory.mktemp("home") / "h", tmp_path_factory.mktemp("user"), **env)
-    try:
-        running.up()
+    with up(tmp_path_factory.mktemp("home") / "h", tmp_path_factory.mktemp("user"), **env) as running:
         yield running
-    finally:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("SYNTHQ_HOME", str(running.home))
-            get_settings.cache_clear()
-            left = read_state(get_settings())
-            if left is not None:
-                running("down")
-                end_leftovers(left)
-        get_settings.cache_clear()
 
 
 @pytest.fixture(scope="module")
