@@ -265,7 +265,7 @@ class Learner:
         self._optimizer.forget()
         self._passes = self._moved = 0
 
-    def _forget_pictures(self) -> None:
+    def forget_pictures(self) -> None:
         """Hold nothing of pictures that were seen, so that the last digits of what comes do not depend on what went before."""
         self._sights.cache.clear()
 
@@ -280,7 +280,7 @@ class Learner:
         """
         if self._passes:
             raise InvalidInput(f"{self._passes} passes have been added up since the last step; step before saving")
-        self._forget_pictures()
+        self.forget_pictures()
         facts = {**self._kind(), "steps": self.steps, "extra": dict(extra or {})}
         trained, moments = collected(self._weights), collected(self._optimizer.moments())
         self._by_first(lambda: checkpoint.write(folder, facts, trained, moments))
@@ -293,7 +293,7 @@ class Learner:
                 raise BadModel(f"{folder} is of another learner: its {name} is {facts.get(name)!r}, and here it is {mine!r}")
         checkpoint.load_weights(self._weights, found, folder)
         self._optimizer.recall(moments)
-        self._forget_pictures()
+        self.forget_pictures()
         self.steps, self._passes = int(facts["steps"]), 0
         extra: dict[str, Any] = facts["extra"]
         return extra
