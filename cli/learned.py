@@ -49,6 +49,9 @@ def _left(summary: Json) -> Iterator[str]:
     gain, rounds = summary.get("gain"), summary.get("iterations") or {}
     if isinstance(gain, dict):
         yield f"from {gain.get('from')} to {gain.get('to')} updates: {show.figure(gain.get('achievements'))} achievements"
+    if isinstance(dagger := summary.get("dagger"), dict):
+        shares = [f"{each['agreement']:.1%}" for each in dagger.get("rounds") or [] if each.get("agreement") is not None]
+        yield f"it did as {show.clean(dagger.get('expert'))} says, before each round's update: {', '.join(shares) or '-'}"
     before = f", after {rounds['begun']} of another job" if rounds.get("begun") else ""
     yield f"{rounds.get('done')} of {rounds.get('asked')} iterations{before}" + (
         f", stopped: {show.clean(summary['stopped'])}" if summary.get("stopped") else ""

@@ -76,13 +76,15 @@ class _Asker:
         with db.reading() as session:
             found = episodes.find(session, job_id, key)
             assert found is not None, "the plot has seen that it was played"
-            episode_id, said = found.id, _said(session, found.id)
-            played = recorded(session, episode_id, self._options.env, self._options.env_config)
+            session.expunge(found)
+            said = _said(session, found.id)
         try:
+            with db.reading() as session:
+                played = recorded(session, found.id, self._options.env, self._options.env_config)
             for label in relabel(played, self._table.view, open_loop_k=self._table.actions, env=self._world):
-                yield self._line(episode_id, label, said[label.turn])
+                yield self._line(found.id, label, said[label.turn])
         except ReplayMismatch as error:
-            raise StepFailed(f"the expert cannot be asked about episode {episode_id}: {error}") from error
+            raise StepFailed(f"the expert cannot be asked about episode {found.id}: {error}") from error
 
     def _line(self, episode_id: str, label: Label, said: tuple[str, ...] | None) -> str:
         reply = actions.format_reply(label.actions, self._options.prompt.reply_format)

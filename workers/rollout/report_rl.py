@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from app import artifacts, db
@@ -25,6 +25,10 @@ from workers.runner import StepContext
 
 SCOPE: Final = "eval"
 """Of the metrics of evaluations; the index is the number of updates before."""
+UPDATE: Final = "update"
+"""Scope of the metrics of updates, which the trainer writes."""
+ROUND: Final = ("agreement", "lessons", "loss", "accuracy", "entropy")
+"""Those of them that tell how a round of DAgger went."""
 FIGURES: Final = ("achievements", "progress", "return", "length", "crafter_score")
 
 
@@ -49,6 +53,7 @@ def run(context: StepContext) -> dict[str, Any]:
     with db.reading() as session:
         rows = episodes_of_job(session, context)
         seconds = seconds_of(session, context.job_id)
+        measured = {row.index: row.values for row in metrics.series(session, context.job_id, UPDATE)}
     context.check()
     tried = _by_iteration(_tried(spec, rows))
     curve = [_point(spec, iteration, mine) for iteration, mine in tried.items()]
@@ -60,6 +65,7 @@ def run(context: StepContext) -> dict[str, Any]:
         "curve": curve,
         "best": _best(curve),
         "gain": _gain(spec, tried),
+        **({"dagger": _rounds(spec, measured)} if spec.rounds else {}),
         "episodes": dict(Counter(row.state for row in rows)),
         **cost(rows, seconds),
     }
@@ -77,6 +83,15 @@ def run(context: StepContext) -> dict[str, Any]:
         for point in curve:
             metrics.record(session, context.job_id, SCOPE, point["iteration"], _plain(point))
     return {**told, "report": artifact.id}
+
+
+def _rounds(spec: RlSpec, measured: Mapping[int, Mapping[str, float | None]]) -> dict[str, Any]:
+    """What the trainer measured of each round of DAgger; ``agreement``: how often the model did as the expert says, before it."""
+    rounds = [(at, measured[at]) for at in range(spec.dagger.rounds) if at in measured]
+    return {
+        "expert": spec.dagger.expert,
+        "rounds": [{"iteration": at, **{name: values.get(name) for name in ROUND}} for at, values in rounds],
+    }
 
 
 def _tried(spec: RlSpec, rows: Sequence[Episode]) -> list[Episode]:

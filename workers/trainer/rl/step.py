@@ -119,7 +119,9 @@ def _write_down(session: Session, context: StepContext, iteration: int, told: Ma
     metrics.record(session, context.job_id, SCOPE, iteration, figures)
     for warning in told["warnings"]:
         events.append(session, context.job_id, "update.warning", warning, level="warning", step_id=context.step_id)
-    message = f"update {iteration}: {_in_short(figures)}"
+    rounds = context.spec.dagger.rounds
+    of = f" (round {iteration + 1} of {rounds} of DAgger)" if iteration < rounds else ""
+    message = f"update {iteration}{of}: {_in_short(figures)}"
     events.append(session, context.job_id, "update.done", message, step_id=context.step_id, data={"figures": figures})
     if told["stop"]:
         stopped = f"training stops after update {iteration}: {told['stop']}"
@@ -128,8 +130,9 @@ def _write_down(session: Session, context: StepContext, iteration: int, told: Ma
 
 def _in_short(figures: Mapping[str, float]) -> str:
     """The few figures that tell how it goes."""
-    shown = (("return", "return", ".3f"), ("achievements", "achievements", ".3f"), ("loss", "loss", ".4f"))
-    more = (("entropy", "entropy", ".3f"), ("kl_update", "KL", ".2g"), ("samples_trained", "samples", ",.0f"))
+    shown = (("return", "return", ".3f"), ("achievements", "achievements", ".3f"), ("agreement", "agreement", ".1%"))
+    course = (("loss", "loss", ".4f"), ("entropy", "entropy", ".3f"), ("kl_update", "KL", ".2g"))
+    more = (*course, ("samples_trained", "samples", ",.0f"))
     parts = [f"{name} {figures[key]:{form}}" for key, name, form in (*shown, *more) if key in figures]
     return ", ".join([*parts, f"{figures['seconds/call']:.1f} s"])
 
