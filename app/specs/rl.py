@@ -43,7 +43,7 @@ from app.specs.rl_tables import (
     TrainingTable,
 )
 from app.specs.seeds import MAX_SEED
-from app.specs.training import ALL_LINEAR, ComputeTable, LoggersTable
+from app.specs.training import ALL_LINEAR, FOUR_BITS, ComputeTable, LoggersTable
 from app.specs.vision import disagreement
 
 TRAIN: Final = "train"
@@ -194,7 +194,7 @@ class RlSpec(Spec):
             f"{_many(told['evaluation_episodes'], 'episode')} of evaluation",
             f"{_many(told['turns'], 'turn')} and {_many(told['samples'], 'sample')} at the most",
             _many(told["optimizer_steps"], "optimizer step"),
-            *([f"of the iterations {_many(self.rounds, 'round')} of DAgger by {self.dagger.expert}"] if self.rounds else []),
+            *([f"{_many(self.rounds, 'round')} of DAgger with {self.dagger.expert} first"] if self.rounds else []),
         ]
         return f"{self.model.start} in {self.rollout.env}: {', '.join(counts)}"
 
@@ -276,6 +276,8 @@ class RlSpec(Spec):
         yield from disagreement(shown_pictures)
         policy = self.rollout.policy_config
         yield from too_small(self.vllm, pictures=int(policy.use_vision), max_tokens=policy.max_tokens)
+        if self.training.sharding == "fsdp" and self.model.trainer_mode == "qlora":
+            yield Clash("training.sharding", f'"fsdp" {FOUR_BITS}')
         if self.lora.r > self.vllm.max_lora_rank:
             yield Clash("vllm.max_lora_rank", f"{self.vllm.max_lora_rank} is below lora.r = {self.lora.r}; write that or more")
         tensor_parallel = self.topology.tensor_parallel if self.topology else None

@@ -12,7 +12,7 @@ from app.specs.base import Clash, Compat, Spec, Table, Word
 from app.specs.draft import shown
 from app.specs.engine import HUB_ID, ref_fault
 from app.specs.sft_compat import SEED_KEYS, SEED_SETTLED
-from app.specs.training import ComputeTable, LoggersTable, LoraTable, OptimKeys, TrainerMode
+from app.specs.training import FOUR_BITS, ComputeTable, LoggersTable, LoraTable, OptimKeys, TrainerMode
 from app.specs.vision import disagreement
 
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -65,18 +65,40 @@ class ValidationTable(Table):
 
 
 class ParallelismTable(Table):
-    """What was asked for of several GPUs. Here each holds the whole model, and they share the samples of a step."""
+    """What was asked for of several GPUs. They share the samples of a step, and with `sft.sharding` the model as well."""
 
     use_deepspeed: bool | None = None
-    """DeepSpeed is not used; the key changes nothing."""
+    """DeepSpeed is not used; with `deepspeed_stage = 3` it stands for `fsdp = true`."""
     deepspeed_stage: Annotated[int, Field(ge=0, le=3)] | None = None
-    """DeepSpeed is not used; the key changes nothing."""
+    """DeepSpeed is not used; 3, which deals weights out, stands for `fsdp = true`, and less changes nothing."""
     fsdp: bool | None = None
-    """Weights are not cut into shards; the key changes nothing."""
+    """True: as `sft.sharding = "fsdp"`, but where the trainer has one GPU, or trains `qlora`, it goes on without it."""
     tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = None
     """No layer is cut; the key changes nothing."""
     pipeline_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = None
     """Layers are not dealt out; the key changes nothing."""
+
+    @property
+    def asks_for_shards(self) -> str | None:
+        """The key that asks for weights to be dealt out; None when none does."""
+        if self.fsdp is not None:
+            return "fsdp" if self.fsdp else None
+        return "deepspeed_stage" if self.deepspeed_stage == 3 and self.use_deepspeed is not False else None
+
+    def cautions(self) -> Iterator[str]:
+        """What is done in place of what the table asks for."""
+        asks, means = self.asks_for_shards, ("use_deepspeed", "deepspeed_stage")
+        if asks is not None:
+            dealt = "deals weights out (torch's FSDP) where the trainer has several GPUs"
+            instead = "" if asks == "fsdp" else "DeepSpeed is not used; this "
+            yield f"sft.parallelism.{asks}: {instead}{dealt}, and not for qlora"
+        for key, value in self.model_dump(exclude_none=True).items():
+            if key == asks or (asks in means and key in means) or value in (False, 0) or (key.endswith("_size") and value == 1):
+                continue
+            yield (
+                f"sft.parallelism.{key}: {shown(value)} changes nothing; GPUs share a step's samples, each with the model, or "
+                'with sft.sharding = "fsdp" a part of it'
+            )
 
 
 class SftTable(OptimKeys):
@@ -168,6 +190,7 @@ class SftTable(OptimKeys):
     def checks(self) -> Iterator[Clash]:
         yield from self._refs()
         yield from self._mode_words()
+        yield from self._sharding()
         yield from disagreement({"supports_vision": self.supports_vision, "max_images_per_message": self.max_images_per_message})
         if self.global_batch not in (None, self.samples_per_step):
             yield Clash(
@@ -190,6 +213,16 @@ class SftTable(OptimKeys):
             yield Clash("warmstart_from", fault)
         if fault := data_fault(self.data):
             yield Clash("data", fault)
+
+    def _sharding(self) -> Iterator[Clash]:
+        if self.sharding == "fsdp" and self.mode == "qlora":
+            yield Clash("sharding", f'"fsdp" {FOUR_BITS}')
+        asked = self.parallelism.fsdp
+        if self.sharding is not None and asked not in (None, self.sharding == "fsdp"):
+            yield Clash(
+                "parallelism.fsdp",
+                f'{shown(asked)} does not agree with sharding = "{self.sharding}"; make them agree, or leave one out',
+            )
 
     def _mode_words(self) -> Iterator[Clash]:
         mode = self.mode
@@ -255,8 +288,6 @@ class SftSpec(Spec):
             yield 'lora: trainer_mode = "full" trains every weight and makes no adapter, so nothing reads this table'
         if table.mode == "full" and table.learning_rate >= 1e-4 and table.model and HUB_ID.fullmatch(table.model):
             yield f"sft.learning_rate: {table.learning_rate:g} is what an adapter wants; a whole model wants about 1e-05"
-        for key, value in table.parallelism.model_dump(exclude_none=True).items():
-            if value not in (False, 0) and not (key.endswith("_size") and value == 1):
-                yield f"sft.parallelism.{key}: {shown(value)} changes nothing; GPUs share a step's samples, each with the model"
+        yield from table.parallelism.cautions()
         if table.validation.patience is not None and not table.validation.save_best:
             yield "sft.validation.save_best: false keeps the last model, which patience has seen getting no better"

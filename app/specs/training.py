@@ -14,6 +14,9 @@ from app.specs.draft import shown
 
 TrainerMode = Literal["lora", "full", "qlora"]
 """What is trained: an adapter, the whole model, or an adapter on a base that is kept in 4 bits."""
+Sharding = Literal["none", "fsdp"]
+"""How several GPUs hold a model that trains: each all of it, or each a part of every weight."""
+FOUR_BITS: Final = "is for weights that can be dealt out, and those of 4 bits (qlora) cannot; train lora with it"
 
 ALL_LINEAR: Final = "all-linear"
 LANGUAGE: Final = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -102,6 +105,10 @@ class OptimKeys(Table):
     tokens_per_pass: Annotated[int, Field(ge=64, le=1_048_576)] = 8192
     """Most tokens, with those that only fill up, that go through the model at once. It changes memory and speed, not what is
     learnt; a longer sample goes alone."""
+    sharding: Sharding | None = None
+    """How a trainer of several GPUs (`SYNTHQ_TRAINER_DEVICES`) holds the model: `none`: each GPU all of it; `fsdp`: each a part
+    of every weight, of its gradient and of what the optimizer keeps of it, so that a model trains that is too large for one.
+    It is refused on one GPU and for `qlora`. No value: `none`."""
     seed: Seed = 0
     """Keys the adapter's first weights, its dropout and the order of the samples."""
 

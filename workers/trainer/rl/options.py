@@ -156,6 +156,7 @@ def _settings(spec: RlSpec, base: str, adapter: str) -> Settings:
         max_grad_norm=training.max_grad_norm,
         gradient_checkpointing=torch.cuda.is_available() if checkpointing is None else checkpointing,
         dtype="auto" if training.bf16 is None else "bfloat16" if training.bf16 else "float32",
+        sharding=training.sharding or "none",
         seed=training.seed,
         tokens_per_pass=training.tokens_per_pass,
     )

@@ -141,6 +141,7 @@ def _told(training: Training, folder: Path, *, began_at: int, wall_s: float, pro
         "tokens_per_s": round(state.tokens / seconds, 1),
         "device": _device(learner),
         "processes": processes,
+        "sharding": training.plan.settings.sharding,
         "memory_bytes": _memory(),
     }
 

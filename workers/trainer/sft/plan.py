@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from app.specs.sft import SftSpec
-from app.specs.training import ALL_LINEAR
+from app.specs.sft import SftSpec, SftTable
+from app.specs.training import ALL_LINEAR, Sharding
 from workers.trainer.learner import Lora, Settings
 
 
@@ -35,6 +35,8 @@ def plan(spec: SftSpec, *, base: str, adapter: str, samples: int, processes: int
         substituted.append(f"trainer_mode is lora: qlora needs {lacks}; the base is kept in its own precision")
     if table.bf16 and not on_gpu:
         substituted.append("it computes in float32: bf16 is slower than that on a CPU")
+    sharding, without = _sharding(table, mode, processes)
+    substituted += without
     total = table.steps(samples)
     settings = Settings(
         base=base,
@@ -56,6 +58,7 @@ def plan(spec: SftSpec, *, base: str, adapter: str, samples: int, processes: int
         max_grad_norm=table.max_grad_norm,
         gradient_checkpointing=on_gpu if table.gradient_checkpointing is None else table.gradient_checkpointing,
         dtype={None: "auto", True: "bfloat16" if on_gpu else "float32", False: "float32"}[table.bf16],
+        sharding=sharding,
         seed=table.seed,
         tokens_per_pass=min(table.tokens_per_pass, table.batch_size * table.sequence_length),
     )
@@ -72,6 +75,17 @@ def _no_qlora(on_gpu: bool) -> str:
     if not on_gpu:
         return "a GPU, and there is none"
     return "" if importlib.util.find_spec("bitsandbytes") else "the package bitsandbytes, which is not installed here"
+
+
+def _sharding(table: SftTable, mode: str, processes: int) -> tuple[Sharding, list[str]]:
+    """How the model is held, and what is said of that: a key of ``parallelism`` is a wish, ``sharding`` is not."""
+    asks = table.parallelism.asks_for_shards
+    if table.sharding is not None or asks is None:
+        return table.sharding or "none", []
+    if processes > 1 and mode != "qlora":
+        return "fsdp", []
+    why = "weights of 4 bits cannot be dealt out" if mode == "qlora" else "it trains on one device"
+    return "none", [f"sharding is none: {why}; parallelism.{asks} was asked for"]
 
 
 def _hardware(spec: SftSpec, processes: int) -> list[str]:
