@@ -82,13 +82,13 @@ def clashes(spec: RlSpec) -> Iterator[Clash]:
     if updates is not None and updates < table.rounds:
         yield Clash(
             "dagger.rounds",
-            f"{table.rounds} rounds cannot go on from {updates} updates of {job}: what the expert said in the first of them is "
+            f"{table.rounds} rounds cannot go on from {job}@{updates}: what the expert said in the first of them is "
             f"that job's; go on from {table.rounds} updates or more, or begin from its adapter with warmstart_from",
         )
     if rollout.env != crafter.NAMES[0]:
         yield Clash(
             "dagger.rounds",
-            f"{table.rounds} needs an expert, and there is one for {crafter.NAMES[0]}, none for {shown(rollout.env)}",
+            f"a round needs an expert, and there is one for {crafter.NAMES[0]}, none for {shown(rollout.env)}",
         )
     if table.actions > rollout.policy_config.max_actions:
         most = rollout.policy_config.max_actions
@@ -98,7 +98,7 @@ def clashes(spec: RlSpec) -> Iterator[Clash]:
     if rollout.save_frames == "none":
         yield Clash(
             "dagger.rounds",
-            f'{table.rounds} needs the frames that a replay is held to, and rollout.save_frames = "none" keeps none; write "all"',
+            'a round needs the frames that a replay is held to, and rollout.save_frames = "none" keeps none; write "all"',
         )
 
 
