@@ -145,6 +145,7 @@ class JobOut(Out):
     submitted_by: str | None
     summary: dict[str, Any] | None = Field(description="what came out, such as the scores of an eval")
     progress: ProgressOut
+    left_s: float | None = Field(description="seconds that a running training takes yet, by its own pace; null where not known")
     spent: dict[str, Any] | None = Field(description="what it has asked of paid endpoints so far; null when it asked nothing")
     cancel_requested: bool
     created_at: Time
@@ -153,9 +154,12 @@ class JobOut(Out):
     links: JobLinks
 
     @classmethod
-    def of(cls, job: Job, *, progress: Progress, waiting: str | None, spent: dict[str, Any] | None) -> JobOut:
+    def of(
+        cls, job: Job, *, progress: Progress, waiting: str | None, spent: dict[str, Any] | None, left_s: float | None
+    ) -> JobOut:
         """A job's row with what was counted for it."""
-        return cls.model_validate({**_job_fields(job), "progress": progress, "waiting": waiting, "spent": spent})
+        counted = {"progress": progress, "waiting": waiting, "spent": spent, "left_s": left_s}
+        return cls.model_validate({**_job_fields(job), **counted})
 
 
 class EstimateOut(Out):

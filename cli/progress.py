@@ -66,7 +66,11 @@ class Pace:
 def _tail(job: Json, pace: Pace) -> str:
     """``, 3.2 episodes/s, 12 s to go``."""
     progress = job.get("progress") or {}
+    if job.get("left_s") is not None:  # its figures tell more than the last half minute does
+        return f", about {show.duration(job['left_s'])} to go"
     rate, left = pace.per_s, pace.left_s(int(progress.get("total") or 0))
+    if progress.get("unit") == "iterations":
+        return ""
     speed = f", {rate:.3g} {progress.get('unit') or 'units'}/s" if rate else ""
     return speed + (f", {show.duration(left)} to go" if left else "")
 

@@ -26,6 +26,7 @@ from app import (
 from app.auth import LOCAL, Caller
 from app.errors import BadFlag, Conflict
 from app.estimate import estimate
+from app.estimate.left import left_s
 from app.idempotency import once
 from app.models import ENDED, Job
 from app.problems import problems
@@ -56,8 +57,9 @@ KeyHeader = Annotated[
 
 def out(session: Session, job: Job) -> JobOut:
     """A job as the API tells it."""
-    spent = spending.spent_of(session, [job]).get(job.id)
-    return JobOut.of(job, progress=jobs.progress(session, job), waiting=waiting_reason(session, job), spent=spent)
+    spent, progress = spending.spent_of(session, [job]).get(job.id), jobs.progress(session, job)
+    left = left_s(session, job, progress)
+    return JobOut.of(job, progress=progress, waiting=waiting_reason(session, job), spent=spent, left_s=left)
 
 
 @router.post(
@@ -194,7 +196,16 @@ def list_jobs(
         )
         progress, waiting = jobs.progress_of(session, found), waiting_reasons(session, found)
         spent = spending.spent_of(session, found)
-        data = [JobOut.of(job, progress=progress[job.id], waiting=waiting.get(job.id), spent=spent.get(job.id)) for job in found]
+        data = [
+            JobOut.of(
+                job,
+                progress=progress[job.id],
+                waiting=waiting.get(job.id),
+                spent=spent.get(job.id),
+                left_s=left_s(session, job, progress[job.id]),
+            )
+            for job in found
+        ]
     return JobPage(data=data, has_more=cursor is not None, next_cursor=cursor)
 
 
