@@ -33,8 +33,9 @@ PAGE: Final = 2000
 def metrics(job: str, scope: str | None, as_json: bool, png: Path | None, following: bool) -> int:
     """Show what was measured of a job while it ran.
 
-    Losses, returns, evaluations, by optimizer step or iteration. With --follow a line for each point (with --json an object a
-    line), and the exit code of `watch`. JOB is an id, the start of one, a name, or @last (the default).
+    Losses, returns, evaluations, by optimizer step or iteration. --png draws an rl job's course on one sheet, with --scope every
+    figure of that scope. With --follow a line for each point (with --json an object a line), and the exit code of `watch`. JOB is
+    an id, the start of one, a name, or @last (the default).
     """
     if following and png is not None:
         raise BadFlag("--png draws what there is, and --follow goes on; give one of them")
@@ -51,21 +52,27 @@ def metrics(job: str, scope: str | None, as_json: bool, png: Path | None, follow
         for line in _told(found, points):
             show.out(line)
     if png is not None:
-        _draw(found, points, png)
+        _draw(found, points, png, whole=scope is None)
     return 0
 
 
-def _draw(job: Json, points: Sequence[Json], target: Path) -> None:
+def _draw(job: Json, points: Sequence[Json], target: Path, *, whole: bool) -> None:
+    """The course of an rl job on one sheet; of other jobs, and of one scope alone, a panel for each figure."""
     if not points:
         raise NotFound(_nothing(job, None, []))
-    from cli.charts import curves
+    from cli.charts import curves, learning
 
-    count = save([curves.png(columns(points), title=_name(job))], target)
+    found = columns(points)
+    make = learning.png if whole and learning.fits(found) else curves.png
+    count = save([make(found, title=_title(job))], target)
     show.say(f"✓ wrote {target} ({show.size(count)})")
 
 
-def _name(job: Json) -> str:
-    return show.clean(job.get("name") or job["id"])
+def _title(job: Json) -> str:
+    """``tiny-rl (job_1): 8 of 8 iterations``."""
+    name, done = show.clean(job.get("name") or ""), show.progress_of(job)
+    named = f"{name} ({job['id']})" if name else str(job["id"])
+    return f"{named}: {job['state']}{f', {done}' if done else ''}"
 
 
 def _all(client: Client, job_id: str, scope: str | None) -> tuple[list[Json], list[Json]]:

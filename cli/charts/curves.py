@@ -13,7 +13,7 @@ PANELS: Final = 3
 PANEL_INCHES: Final = (3.6, 2.1)
 FEW: Final = 40
 """Up to so many points, each is marked; of more, a running mean is drawn over them."""
-LOW, HIGH = "_low", "_high"
+LOW, HIGH = "/low", "/high"
 """Names that end so are the interval of the name without it."""
 
 Column = Sequence[tuple[int, float | None]]
@@ -47,25 +47,27 @@ def _scope(part: Any, names: Mapping[str, Column], rows: int, colour: str) -> No
     shown = _panels(names)
     for axis, name in zip(axes, shown, strict=False):
         axis.set_title(name)
-        _curve(axis, names[name], colour)
+        curve(axis, names[name], colour)
         if name + LOW in names and name + HIGH in names:
-            _band(axis, names[name + LOW], names[name + HIGH], colour)
+            band(axis, names[name + LOW], names[name + HIGH], colour)
         axis.xaxis.get_major_locator().set_params(integer=True, nbins=6)
     for axis in list(part.axes)[len(shown) :]:
         axis.set_visible(False)
 
 
-def _curve(axis: Any, column: Column, colour: str) -> None:
+def curve(axis: Any, column: Column, colour: str, *, label: str = "") -> None:
+    """A line through every point, or where there are many through what they come to around each."""
     places = [index for index, _ in column]
     values = [math.nan if value is None else value for _, value in column]
     if len(column) <= FEW:
-        axis.plot(places, values, color=colour, linewidth=1.6, marker="o", markersize=3.2)
+        axis.plot(places, values, color=colour, linewidth=1.6, marker="o", markersize=3.2, label=label)
         return
     axis.plot(places, values, color=colour, linewidth=0.7, alpha=0.3)
-    axis.plot(places, running_mean(values), color=colour, linewidth=1.7)
+    axis.plot(places, running_mean(values), color=colour, linewidth=1.7, label=label)
 
 
-def _band(axis: Any, low: Column, high: Column, colour: str) -> None:
+def band(axis: Any, low: Column, high: Column, colour: str) -> None:
+    """The interval around a line."""
     tops = dict(high)
     ends = [(index, value, tops[index]) for index, value in low if value is not None and tops.get(index) is not None]
     axis.fill_between(*zip(*ends, strict=True), color=colour, alpha=0.16, linewidth=0) if ends else None

@@ -23,7 +23,7 @@ def measured(served: Synthq) -> Job:
     job = submit_noop(name="trained")
     for index in range(60):
         write(job.id, "update", index, loss=1 - index / 60, bad=math.nan if index == 3 else 1.0)
-    write(job.id, "eval", 0, achievements=1.0, achievements_low=0.5, achievements_high=1.5)
+    write(job.id, "eval", 0, **{"achievements": 1.0, "achievements/low": 0.5, "achievements/high": 1.5})
     return job
 
 
@@ -94,7 +94,7 @@ def test_a_line_of_what_is_followed(served: Synthq, measured: Job) -> None:
     ran = served("metrics", "trained", "-f", "--scope", "eval")
     assert ran.code == 100
     (line,) = ran.out.splitlines()
-    assert line.split()[1:] == ["eval", "0", "achievements", "1", "achievements_low", "0.5", "achievements_high", "1.5"]
+    assert line.split()[1:] == ["eval", "0", "achievements", "1", "achievements/low", "0.5", "achievements/high", "1.5"]
 
 
 def test_a_picture_of_what_goes_on_is_refused(served: Synthq) -> None:
