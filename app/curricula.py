@@ -17,7 +17,7 @@ from sqlmodel import Session, col
 
 from app.errors import NotFound, Problem, SpecProblems
 from app.models import ENDED, Episode, Job
-from app.plots.curriculum import enough
+from app.plots.curriculum import enough, shared
 from app.sources import PLAY
 from app.specs import AnySpec, PlayedSpec, RlSpec, parse
 from app.store import jobs
@@ -80,8 +80,8 @@ def lacks(spec: RlSpec, found: Pool, job: Job) -> str | None:
     if enough(spec, found.seeds):
         return None
     groups = f"{spec.starts} group{'s' * (spec.starts != 1)} of every iteration"
-    shared = sum(seed in spec.seeds for seed in found.seeds)
-    also = f", and {shared} of them are seeds of training too, whose own groups may need them" if shared else ""
+    both = shared(spec, found.seeds)
+    also = f", and {both} of them are seeds of training too, which other groups may have" if both else ""
     return f"job {job.id} has {found.told()} to begin from{also}; {groups} want a seed each"
 
 

@@ -73,6 +73,11 @@ def begun_at(episodes: Sequence[EpisodeId], starts: Mapping[int, tuple[str, int]
 
 def enough(spec: RlSpec, seeds: Collection[int]) -> bool:
     """Whether every iteration has a start for each of its groups that want one, of episodes of these seeds."""
+    # A group without an episode of its own seed takes another seed, and seeds of the iteration's other groups are not to be had.
+    return len(seeds) >= min(spec.groups, spec.starts + shared(spec, seeds))
+
+
+def shared(spec: RlSpec, seeds: Collection[int]) -> int:
+    """How many of these are seeds of training as well."""
     training = spec.seeds if isinstance(spec.seeds, range) else frozenset(spec.seeds)
-    shared = sum(seed in training for seed in seeds)
-    return shared == len(training) or len(seeds) - min(shared, spec.groups) >= spec.starts
+    return sum(seed in training for seed in seeds)

@@ -10,11 +10,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from core.kit import played, python, submit_eval, work_through, write
 from sqlalchemy import inspect
-from sqlmodel import SQLModel
+from sqlmodel import SQLModel, select
 
 import app.models  # noqa: F401 - fills the metadata
 from app import db, migrate
 from app.errors import StoreUnavailable
+from app.models import Episode
 
 
 def test_migrations_make_exactly_the_tables_of_the_models(empty_store: str) -> None:
@@ -60,6 +61,18 @@ def test_hashes_of_episodes_are_worked_out_again_without_the_notes(store: str) -
     assert all(before[key] != sha256 for key, sha256 in now.items()), "a reply's notes, even none, were part of the hash"
     migrate.upgrade()
     assert played(asked.id) == now
+
+
+def test_episodes_of_the_time_before_there_were_starts_begin_where_their_seeds_do(store: str) -> None:
+    asked = submit_eval("0-1", max_turns=5)
+    work_through()
+    now = played(asked.id)
+    _go_to("0007")
+    migrate.upgrade()
+    assert played(asked.id) == now
+    with db.reading() as session:
+        rows = session.exec(select(Episode.start, Episode.start_of).where(Episode.job_id == asked.id)).all()
+    assert rows == [(None, None), (None, None)]
 
 
 def _go_to(revision: str) -> None:

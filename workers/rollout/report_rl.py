@@ -67,6 +67,7 @@ def run(context: StepContext) -> dict[str, Any]:
         "gain": _gain(spec, tried),
         **({"dagger": _rounds(spec, measured)} if spec.rounds else {}),
         "episodes": dict(Counter(row.state for row in rows)),
+        **({"begun_later": _begun_later(rows)} if spec.starts else {}),
         **cost(rows, seconds),
     }
     whole = {
@@ -133,10 +134,16 @@ def _play(spec: RlSpec, iteration: int, rows: Sequence[Episode]) -> dict[str, An
         "iteration": iteration,
         "episodes": len(done),
         "failed": sum(row.state == "failed" for row in rows),
+        "begun_later": _begun_later(rows),
         "reward": _mean([row.returns.get(spec.rollout.reward, 0.0) for row in done]),
         "achievements": _mean([float(row.unlocked) for row in done]),
         "outcomes": summed(row.outcomes for row in done),
     }
+
+
+def _begun_later(rows: Sequence[Episode]) -> int:
+    """Episodes that were played to their end from the middle of another one; what they came to is counted from there."""
+    return sum(row.state == "done" and row.start is not None for row in rows)
 
 
 def _mean(values: Sequence[float]) -> float | None:
