@@ -104,12 +104,31 @@ def unlike(spec: RlSpec, job: Job) -> str | None:
 
 
 def check(session: Session, spec: AnySpec) -> None:
-    """Raise SpecProblems for a curriculum that can never be had."""
-    if isinstance(spec, RlSpec) and spec.starts and (problems := list(_problems(session, spec))):
+    """Raise SpecProblems for a curriculum that can never be had, and for seeds to be tried on that were begun from before."""
+    if isinstance(spec, RlSpec) and (problems := [*_known_seeds(session, spec), *_problems(session, spec)]):
         raise SpecProblems(problems)
 
 
+def _known_seeds(session: Session, spec: RlSpec) -> Iterator[Problem]:
+    """Seeds kept apart from training that the jobs which it goes on from have begun groups in."""
+    ref, known = spec.model.extended[0], dict[int, str]()
+    while (job := session.get(Job, ref)) is not None:
+        begun = select(col(Episode.seed)).where(col(Episode.job_id) == job.id, col(Episode.start).is_not(None)).distinct()
+        known |= dict.fromkeys(session.connection().execute(begun).scalars(), job.id)
+        before = parse(job.kind, job.spec)
+        ref = before.model.extended[0] if isinstance(before, RlSpec) else ""
+    for key, seeds in (("evaluation.seeds", spec.evaluation.seeds), ("data.final_seeds", spec.data.final_seeds or ())):
+        if both := [seed for seed in seeds if seed in known]:
+            yield Problem(
+                key=key,
+                message=f"job {known[both[0]]}, which this one goes on from, has begun groups in the world of seed {both[0]}; "
+                "what is seen there would say nothing, so leave it out",
+            )
+
+
 def _problems(session: Session, spec: RlSpec) -> Iterator[Problem]:
+    if not spec.starts:
+        return
     try:
         job = source(session, spec)
     except NotFound as error:

@@ -401,6 +401,16 @@ def test_seeds_of_evaluation_and_final_seeds_are_never_begun_from(engine: Engine
     assert {row.seed for row in begun(job_id)} == {2, 3}
 
 
+def test_a_job_that_goes_on_is_not_tried_on_seeds_that_were_begun_from(engine: Engine) -> None:
+    run(engine, job_id := submit(spec_of(teach())))
+    seed = begun(job_id)[0].seed
+    later = small_rl({"model": {"base": BASE, "extend": f"{job_id}@2"}, "evaluation": {"seeds": f"0,{seed}"}})
+    with db.reading() as session, pytest.raises(SpecProblems) as caught:
+        curricula.check(session, later)
+    (problem,) = caught.value.problems
+    assert (problem.key, f"has begun groups in the world of seed {seed};" in problem.message) == ("evaluation.seeds", True)
+
+
 def test_a_job_that_has_only_such_seeds_is_refused_at_submit_and_by_the_step(engine: Engine) -> None:
     spec = spec_of(teach("0-1"))
     said = refused(spec)
