@@ -76,7 +76,8 @@ class ModelTable(Table):
     it. Adapter, optimizer, place in the schedule and seeds go on, and iterations are counted on; `training.iterations` says how
     many more."""
     trainer_mode: Literal["lora", "qlora", "full"] = "lora"
-    """`lora`: an adapter; `qlora`: an adapter on a base in 4 bits, which needs a GPU. rl trains no whole models."""
+    """`lora`: an adapter; `qlora`: an adapter on a base in 4 bits, which needs the package bitsandbytes
+    (`pip install -e '.[qlora]'`). rl trains no whole models."""
     label: Annotated[str, StringConstraints(pattern=NAME)] | None = None
     """A name for what comes out, for people; the job's, where `name` gives no other."""
     supports_vision: bool | None = None

@@ -112,9 +112,9 @@ class SftTable(OptimKeys):
     warmstart_from: Word | None = None
     """The adapter or model to begin from: a job that trained one, an artifact's id or the whole path of a folder."""
     trainer_mode: Literal["auto", "lora", "full", "qlora"] = "auto"
-    """What is trained: `lora` an adapter, `full` the whole model, `qlora` an adapter on a base in 4 bits, which needs a GPU
-    and the package bitsandbytes (without one of them it is `lora`, and the job's events say so). `auto`: what the next three keys
-    say, else `lora`."""
+    """What is trained: `lora` an adapter, `full` the whole model, `qlora` an adapter on a base in 4 bits, which needs
+    the package bitsandbytes (`pip install -e '.[qlora]'`; without it it is `lora`, and the job's events say so). `auto`: what the
+    next three keys say, else `lora`."""
     use_qlora: bool | None = None
     """Must agree with `trainer_mode`; true beside `lora` means `qlora`."""
     variety: Literal["fft", "lora", "qlora"] | None = None

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("embedded", "postgres", "gym", "flower", "model", "plots", "dev")
+EXTRAS = ("embedded", "postgres", "gym", "flower", "model", "plots", "qlora", "dev")
 
 
 def pins() -> dict[str, list[Requirement]]:

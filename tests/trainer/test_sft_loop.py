@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +137,46 @@ def test_a_training_goes_on_from_an_adapter(tiny_model: Path, train: Path, tmp_p
     assert after["loss"]["first"] < 0.9 * before["loss"]["first"]
 
 
-def test_what_cannot_be_had_on_a_cpu_is_told_and_done_otherwise(tiny_model: Path, train: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_had_here_is_told_and_done_otherwise(
+    tiny_model: Path, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     made = Trained(tiny_model, train, tmp_path / "run", trainer_mode="qlora", bf16=True, max_steps=1)
     result = made.run()
     assert result["trainer_mode"] == "lora"
     assert [said.partition(":")[0] for said in made.warnings] == ["trainer_mode is lora", "it computes in float32"]
+    assert "pip install -e '.[qlora]'" in made.warnings[0]
+
+
+def test_an_adapter_on_a_base_of_4_bits_is_trained_on_a_cpu_as_well(tiny_model: Path, train: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="trainer mode qlora needs bitsandbytes")
+    made = Trained(tiny_model, train, tmp_path / "run", trainer_mode="qlora", max_steps=6, warmup_ratio=0.0, schedule="constant")
+    result = made.run()
+    assert (result["trainer_mode"], result["device"], made.warnings) == ("qlora", "cpu", [])
+    assert result["loss"]["last"] < result["loss"]["first"]
+    found = model_folder.read(Path(result["folder"]))
+    assert isinstance(found, AdapterFolder)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"parallelism": {"fsdp": True}}, "sharding is none: it trains on one device; parallelism.fsdp was asked for"),
+        ({"parallelism": {"deepspeed_stage": 3}}, "it trains on one device; parallelism.deepspeed_stage was asked for"),
+    ],
+)
+def test_a_wish_for_weights_that_are_dealt_out_is_no_more_than_that(
+    tiny_model: Path, train: Path, tmp_path: Path, table: dict[str, Any], said: str
+) -> None:
+    made = Trained(tiny_model, train, tmp_path / "run", max_steps=1, **table)
+    result = made.run()
+    assert result["sharding"] == "none"
+    assert [said in warning for warning in made.warnings] == [True]
+
+
+def test_what_asks_for_it_in_so_many_words_is_refused_on_one_device(tiny_model: Path, train: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"this trainer trains on one; give it more \(SYNTHQ_TRAINER_DEVICES\)"):
+        Trained(tiny_model, train, tmp_path / "run", max_steps=1, sharding="fsdp").run()
 
 
 def test_lines_are_kept_apart_by_seed_for_trying(tiny_model: Path, train: Path, tmp_path: Path) -> None:

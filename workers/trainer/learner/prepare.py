@@ -55,8 +55,8 @@ def prepare(settings: Settings) -> Prepared:
     device = _device(settings.device)
     if settings.sharding == "fsdp":
         return _dealt_out(settings, device)
-    if settings.mode == "qlora":
-        _check_quantised()
+    if settings.mode == "qlora" and (lacks := no_qlora()):
+        raise NotHere(f"{lacks}; or take trainer mode 'lora'")
     loaded = load(settings.base, device=device, dtype=_held_in(settings, device))
     model: Any = loaded.model
     if loaded.dtype is torch.float16:  # small gradients are 0 in it
@@ -113,7 +113,8 @@ def _held_in(settings: Settings, device: str) -> str:
     """The precision that weights are loaded in."""
     if settings.mode == "full":
         return "float32"
-    return "bfloat16" if settings.mode == "qlora" and settings.dtype == "auto" else settings.dtype
+    wide = settings.mode == "qlora" and settings.dtype == "auto" and device.startswith("cuda")
+    return "bfloat16" if wide else settings.dtype
 
 
 def _computed_in(settings: Settings, loaded: Loaded) -> torch.dtype:
@@ -161,11 +162,11 @@ def _begin_from(model: nn.Module, begun: AdapterWeights) -> None:
             layer.lora_B[ADAPTER].weight.copy_(up)
 
 
-def _check_quantised() -> None:
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise NotHere(
-            "trainer mode 'qlora' needs the package bitsandbytes, which is not installed here; install it, or take 'lora'"
-        )
+def no_qlora() -> str:
+    """What is missing for weights of 4 bits; nothing when they can be had."""
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        return ""
+    return "qlora needs the package bitsandbytes (`pip install -e '.[qlora]'` in synthq's folder brings it)"
 
 
 def _quantise(loaded: Loaded) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass
 
@@ -10,7 +9,9 @@ import torch
 
 from app.specs.sft import SftSpec, SftTable
 from app.specs.training import ALL_LINEAR, Sharding
+from workers.trainer import precision
 from workers.trainer.learner import Lora, Settings
+from workers.trainer.learner.prepare import no_qlora
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +31,10 @@ def plan(spec: SftSpec, *, base: str, adapter: str, samples: int, processes: int
     """How to train on so many samples, in so many processes."""
     table, on_gpu = spec.sft, torch.cuda.is_available()
     mode, substituted = table.mode, list(_hardware(spec, processes))
-    if mode == "qlora" and (lacks := _no_qlora(on_gpu)):
+    if mode == "qlora" and (lacks := no_qlora()):
         mode = "lora"
-        substituted.append(f"trainer_mode is lora: qlora needs {lacks}; the base is kept in its own precision")
-    if table.bf16 and not on_gpu:
-        substituted.append("it computes in float32: bf16 is slower than that on a CPU")
+        substituted.append(f"trainer_mode is lora: {lacks}; the base is kept in its own precision")
+    substituted += precision.substituted(table.bf16)
     sharding, without = _sharding(table, mode, processes)
     substituted += without
     total = table.steps(samples)
@@ -57,7 +57,7 @@ def plan(spec: SftSpec, *, base: str, adapter: str, samples: int, processes: int
         eps=table.adam_eps,
         max_grad_norm=table.max_grad_norm,
         gradient_checkpointing=on_gpu if table.gradient_checkpointing is None else table.gradient_checkpointing,
-        dtype={None: "auto", True: "bfloat16" if on_gpu else "float32", False: "float32"}[table.bf16],
+        dtype=precision.dtype_of(table.bf16),
         sharding=sharding,
         seed=table.seed,
         tokens_per_pass=min(table.tokens_per_pass, table.batch_size * table.sequence_length),
@@ -68,13 +68,6 @@ def plan(spec: SftSpec, *, base: str, adapter: str, samples: int, processes: int
         per_epoch=-(-samples // table.samples_per_step),
         substituted=tuple(substituted),
     )
-
-
-def _no_qlora(on_gpu: bool) -> str:
-    """What is missing for weights of 4 bits; nothing when they can be had."""
-    if not on_gpu:
-        return "a GPU, and there is none"
-    return "" if importlib.util.find_spec("bitsandbytes") else "the package bitsandbytes, which is not installed here"
 
 
 def _sharding(table: SftTable, mode: str, processes: int) -> tuple[Sharding, list[str]]:
