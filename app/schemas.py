@@ -472,6 +472,9 @@ class DifferenceOut(FiguresOut):
     a: str
     b: str
     achievement_rates: dict[str, FigureOut]
+    gain_shares: dict[str, FigureOut] | None = Field(
+        description="share of the difference in achievements that each one makes; null where there may be no difference"
+    )
     seeds: SeedsOut
 
 

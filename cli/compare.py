@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,10 +78,13 @@ def told(found: Json) -> Iterator[str]:
     yield ""
     yield from _achievements(found)
     yield ""
+    for each in shared(found):
+        yield from _shares(each)
+        yield ""
     yield from _outcomes(found)
     yield ""
     yield method(found)
-    for line in (*unlike(found), *found["notes"]):
+    for line in (*unlike(found), *_unshared(found), *found["notes"]):
         yield f"{click.style('!', fg='yellow')} {show.clean(line)}"
 
 
@@ -173,6 +177,41 @@ def _achievements(found: Json) -> list[str]:
     last = ["gain"] if len(labels) == 2 else []
     heading = "unlocked in % of episodes" if len(labels) == 2 else f"unlocked in % of episodes ({SURE} not as the first)"
     return _aligned([heading, *labels, *last], rows)
+
+
+def _steps(found: Json) -> list[Json]:
+    """The differences of each arm from the one before it."""
+    following = dict(pairwise(arm["label"] for arm in found["arms"]))
+    return [each for each in found["differences"] if following.get(each["a"]) == each["b"]]
+
+
+def shared(found: Json) -> list[Json]:
+    """The differences in achievements that are shared out: of each arm from the one before it, where it is one for certain."""
+    return [each for each in _steps(found) if each["gain_shares"]]
+
+
+def _unshared(found: Json) -> list[str]:
+    told = [pair(each) for each in _steps(found) if each.get("achievements") and not each["gain_shares"]]
+    return [f"{each}: the difference in achievements may be nothing, so no shares of it are told" for each in told]
+
+
+def shares(difference: Json) -> list[tuple[str, Json]]:
+    """The achievements that make a difference, and what part of it, the largest first."""
+    moved = {name: share for name, share in difference["gain_shares"].items() if share["mean"]}
+    return sorted(moved.items(), key=lambda item: -item[1]["mean"])
+
+
+def _shares(difference: Json) -> list[str]:
+    whole = interval(difference["achievements"], signed=True)
+    rows = [
+        [
+            show.clean(name),
+            interval(difference["achievement_rates"][name], 100.0, ".1f", signed=True),
+            interval(share, 100.0, ".0f"),
+        ]
+        for name, share in shares(difference)
+    ]
+    return _aligned([f"what makes {pair(difference)}, {whole} achievements", "gain in points", "share of it in %"], rows)
 
 
 def _outcomes(found: Json) -> list[str]:

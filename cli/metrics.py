@@ -69,7 +69,7 @@ def _draw(job: Json, points: Sequence[Json], target: Path, *, whole: bool) -> No
 
 
 def _title(job: Json) -> str:
-    """``tiny-rl (job_1): 8 of 8 iterations``."""
+    """``tiny-rl (job_1): succeeded, 8 of 8 iterations``."""
     name, done = show.clean(job.get("name") or ""), show.progress_of(job)
     named = f"{name} ({job['id']})" if name else str(job["id"])
     return f"{named}: {job['state']}{f', {done}' if done else ''}"

@@ -161,9 +161,21 @@ class _Measured:
             name: bootstrap.told(gains[at], (ends[0][at], ends[1][at]) if ends else None)
             for at, name in enumerate(self.achievements)
         }
+        found["gain_shares"] = self._shares(gains, other, found.get("achievements"))
         mine, its = (each.table.unlocked.sum(axis=1) / each.table.episodes for each in (self, other))
         found["seeds"] = {"more": int((mine > its).sum()), "same": int((mine == its).sum()), "fewer": int((mine < its).sum())}
         return found
+
+    def _shares(self, gains: Floats, other: _Measured, whole: Any) -> dict[str, Any] | None:
+        """How much of the difference in achievements each of them makes; None where there may be no difference to share."""
+        if self.again is None or other.again is None or not whole or whole["low"] <= 0 <= whole["high"]:
+            return None
+        drawn = self.again[1] - other.again[1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            again = drawn / drawn.sum(axis=1, keepdims=True)
+        low, high = bootstrap.interval(again[np.isfinite(again).all(axis=1)], len(self.table.episodes))
+        shares = gains / gains.sum()
+        return {name: bootstrap.told(shares[at], (low[at], high[at])) for at, name in enumerate(self.achievements)}
 
     def _apart(self, other: _Measured, name: str) -> tuple[float, float] | None:
         if self.again is None or other.again is None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from cli.charts import paper
-from cli.compare import FIGURES, headline, pair, sure
+from cli.compare import FIGURES, headline, interval, pair, shared, shares, sure
 
 Json = dict[str, Any]
 
@@ -58,6 +58,7 @@ def _parts(found: Json) -> list[tuple[float, Any]]:
     parts = [(0.8 + 0.3 * arms, _scores)]
     if found["achievements"]:
         parts.append((1.0 + ROW * len(found["achievements"]) + 0.3 * (pairs > 1), _achievements))
+    parts += [(0.9 + ROW * len(shares(each)), partial(_shares, each)) for each in shared(found)]
     return [*parts, (0.75 + 0.3 * arms, _outcomes)]
 
 
@@ -126,6 +127,23 @@ def _achievements(figure: Any, found: Json) -> None:
     for axis in axes:
         _lines(axis, [name.replace("_", " ") for name in names])
         axis.grid(axis="y", visible=True)
+
+
+def _shares(difference: Json, figure: Any, found: Json) -> None:
+    """A bar for each achievement that makes a difference: its share of it, with its interval."""
+    axis, parts = figure.subplots(), shares(difference)
+    for place, (_, share) in enumerate(parts):
+        fill = (paper.EVEN, paper.GOOD, paper.BAD)[sure(share)]
+        axis.barh([place], [100 * share["mean"]], color=fill, height=0.6, alpha=0.55)
+        axis.plot([100 * share["low"], 100 * share["high"]], (place, place), color=fill, linewidth=2.2, solid_capstyle="round")
+        axis.annotate(
+            f"{100 * share['mean']:.0f} %", (100 * max(share["high"], 0), place), (5, -3), textcoords="offset points", fontsize=8
+        )
+    axis.axvline(0, color=paper.FAINT, linewidth=0.9)
+    whole = interval(difference["achievements"], signed=True)
+    axis.set_title(f"share of each achievement in the difference, %: {pair(difference)}, {whole} achievements")
+    _lines(axis, [name.replace("_", " ") for name, _ in parts])
+    axis.margins(x=0.08)
 
 
 # -- turns -----------------------------------------------------------------------------------------------------------------

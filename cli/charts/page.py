@@ -8,7 +8,7 @@ from html import escape
 from typing import Any, Final
 
 from cli.charts import comparison
-from cli.compare import FIGURES, headline, interval, method, pair, sure, unlike
+from cli.compare import FIGURES, headline, interval, method, pair, shared, shares, sure, unlike
 
 Json = dict[str, Any]
 
@@ -26,6 +26,7 @@ ul.notes { padding-left: 1.1rem; } ul.notes li { margin: .2rem 0; }
 svg { width: 100%; height: auto; display: block; }
 code { font-size: .92em; } footer { color: var(--faint); font-size: .85rem; margin: 2.5rem 0; }
 """
+_SHARES: Final = ("achievement", "gain in points", "share of the difference in %")
 _NAMED: Final = re.compile(r'(\bid="|href="#|url\(#)')
 """Where an SVG names a part of itself."""
 
@@ -34,6 +35,8 @@ def made(found: Json) -> str:
     """The whole page, as HTML. Raises NotHere without matplotlib."""
     title = " and ".join(arm["label"] for arm in found["arms"]) if len(found["arms"]) == 2 else headline(found)
     plots = [_inline(svg, f"plot{place}-") for place, svg in enumerate(comparison.svgs(found))]
+    parted = shared(found)
+    own, theirs = plots[1 : -1 - len(parted)], plots[-1 - len(parted) : -1]
     made_how = f"{comparison.key(found)}. {found['method']['interval']}. Made by"
     notes = [*unlike(found), *found["notes"]]
     parts = [
@@ -43,7 +46,8 @@ def made(found: Json) -> str:
         *_section("Arms", _table(_heads("arm", "policy", "job"), _arms(found))),
         plots[0],
         *_section("Differences", _table([*_heads("difference"), "achievements by seed"], _differences(found))),
-        *(_section("Achievements", *plots[1:-1], _table(_achievement_heads(found), _achievements(found))) if plots[1:-1] else ()),
+        *(_section("Achievements", *own, _table(_achievement_heads(found), _achievements(found))) if own else ()),
+        *(part for each, plot in zip(parted, theirs, strict=True) for part in _parted(each, plot)),
         *_section("Turns and endings", plots[-1]),
         *_section("Played alike", _table(["condition", "value"], _conditions(found))),
         f"<footer>{escape(made_how)} <code>synthq compare</code>.</footer>",
@@ -110,6 +114,16 @@ def _achievements(found: Json) -> Iterable[Sequence[tuple[str, str]]]:
         rates = [found["results"][arm["label"]]["achievement_rates"][name]["mean"] for arm in found["arms"]]
         gains = [_gain(each["achievement_rates"][name], 100.0, ".1f") for each in found["differences"]]
         yield [*_plain(name.replace("_", " "), *(f"{100 * rate:.1f}" for rate in rates)), *gains]
+
+
+def _parted(difference: Json, plot: str) -> list[str]:
+    return _section(f"What makes {pair(difference)}", plot, _table(_SHARES, _shares(difference)))
+
+
+def _shares(difference: Json) -> Iterable[Sequence[tuple[str, str]]]:
+    for name, share in shares(difference):
+        gain = _gain(difference["achievement_rates"][name], 100.0, ".1f")
+        yield [*_plain(name.replace("_", " ")), gain, *_plain(interval(share, 100.0, ".0f"))]
 
 
 def _conditions(found: Json) -> Iterable[Sequence[tuple[str, str]]]:

@@ -48,6 +48,11 @@ def test_the_tables_tell_arms_differences_achievements_and_outcomes(played: Synt
     rates = lines_of(ran.out, "UNLOCKED")
     assert len(rates) == 23
     assert rates[0][1:] == ["BASE", "TUNED", "GAIN"]
+    makes = lines_of(ran.out, "WHAT MAKES TUNED - BASE")
+    assert makes[0][1:] == ["GAIN IN POINTS", "SHARE OF IT IN %"]
+    parts = [int(row[2].split()[0]) for row in makes[1:]]
+    assert parts == sorted(parts, reverse=True)
+    assert abs(sum(parts) - 100) <= len(parts), "they make all of it, as far as rounding goes"
     outcomes = lines_of(ran.out, "TURNS BY OUTCOME")
     assert outcomes[0][1:3] == ["TURNS", "OK"]
     assert outcomes[1][2] == "100.0 %"
@@ -109,7 +114,7 @@ def test_a_page_needs_nothing_else_and_holds_the_tables_and_plots(played: Synthq
     assert page.fetched == []
     assert page.open == []
     assert "script" not in page.tags
-    assert (page.tags.count("svg"), page.tags.count("table")) == (3, 4)
+    assert (page.tags.count("svg"), page.tags.count("table")) == (4, 5)
     assert len(set(page.ids)) == len(page.ids)
     for said in ("tuned - base", "collect wood", "1 seed left out", "10,000", "env_config.length"):
         assert said in text

@@ -91,9 +91,10 @@ def test_the_same_episodes_differ_by_nothing_at_all() -> None:
     played = plays(SEEDS, 0.4)
     (difference,) = compare([arm("a", played), arm("b", played)], NAMES)["differences"]
     nothing = {"mean": 0.0, "low": 0.0, "high": 0.0}
-    told = {key: value for key, value in difference.items() if key not in ("a", "b", "seeds", "achievement_rates")}
+    told = {key: value for key, value in difference.items() if key not in ("a", "b", "seeds", "achievement_rates", "gain_shares")}
     assert told == dict.fromkeys(told, nothing)
     assert difference["achievement_rates"] == dict.fromkeys(NAMES, nothing)
+    assert difference["gain_shares"] is None
     assert difference["seeds"] == {"more": 0, "same": len(SEEDS), "fewer": 0}
 
 
