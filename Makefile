@@ -37,7 +37,7 @@ demo-quick: $(DEMO)  ## The same in a few minutes, with too little of everything
 	@$(RUN) -m cli.main demo --quick $(if $(filter-out 0,$(KEEP)),--keep) $(DEMO_ARGS)
 
 test: $(DEV)  ## Pass the tests on every core, four at the most (ARGS="-k name" passes words to pytest)
-	@$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+	@$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(DEV)  ## Read the code: ruff, mypy, import-linter, and the constraints file
 	$(RUN) -m ruff check

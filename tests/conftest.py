@@ -35,6 +35,18 @@ os.environ |= sharing()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files that take long first, so that at the end no core waits for another one: first those that have a test marked
+    slow, then those that start processes or models. `make test` deals files out in this order (--no-loadscope-reorder; else
+    those of the fewest tests come last, which are often the longest)."""
+    weights = dict.fromkeys((item.path for item in items), 0)
+    for item in items:
+        for weight, mark in enumerate(("vision", "integration", "slow"), start=1):
+            if item.get_closest_marker(mark):
+                weights[item.path] = max(weights[item.path], weight)
+    items.sort(key=lambda item: -weights[item.path])
+
+
 @pytest.fixture(autouse=True)
 def own_home() -> Iterator[Path]:
     """A private SYNTHQ_HOME, no other SYNTHQ_* variable, and nothing of it left open afterwards."""
