@@ -15,9 +15,12 @@ from trainer import logger_kinds
 from trainer.logger_kinds import GO_ON, TOLD
 
 from app.specs.training import LoggersTable
+from app.store import metrics
+from workers.rollout import report_rl
 from workers.runner import StepContext
 from workers.trainer import loggers
 from workers.trainer.loggers import LOGGERS, Loggers, Run
+from workers.trainer.rl import step
 
 KINDS = ("Keeps", "CannotBegin", "NotInstalled", "Breaks", "Hangs")
 
@@ -107,6 +110,24 @@ def test_the_loggers_of_a_step_are_those_of_its_spec_and_warn_in_the_jobs_events
     (event,) = [event for event in job_events(job.id) if event.type == "logger.failed"]
     assert (event.level, event.step_id) == ("warning", taken.step_id)
     assert "no room for train 0" in event.message
+
+
+def test_evaluations_of_an_rl_job_reach_them_through_the_trainers_steps(kinds: None, sqlite_store: str) -> None:
+    """They are scored where episodes are played; what a step tells was scored before it began."""
+    assert step.EVALUATIONS == report_rl.SCOPE
+    job = submit_noop()
+    context = StepContext(claim("data"))
+    table: Any = SimpleNamespace(names=("Keeps",), project="mine")
+    context.__dict__["spec"] = SimpleNamespace(name="named", loggers=table)
+    with context.write() as session:
+        for updates in (0, 2, 4):
+            metrics.record(session, job.id, report_rl.SCOPE, updates, {"achievements": updates / 10, "crafter_score": None})
+    with loggers.of(context) as told:
+        for iteration in range(4):
+            step._tell_evaluations(context, told, iteration - 1)
+        step._tell_evaluations(context, told, 3, 4)
+    points = [(scope, updates, {"achievements": updates / 10}) for scope, updates in (("eval", 0), ("eval", 2), ("eval", 4))]
+    assert [job.id, *points, "closed"] == TOLD, "each of them once"
 
 
 def test_the_spec_and_the_loggers_know_the_same_names() -> None:

@@ -20,6 +20,7 @@ from app.specs.rl import RlSpec
 from app.store import events, metrics
 from workers.runner import Drain, StepContext
 from workers.trainer import loggers, resident
+from workers.trainer.loggers import Loggers
 from workers.trainer.rl.runs import Runs
 
 LIVE_S: Final = 60.0
@@ -28,6 +29,8 @@ LOOK_S: Final = 0.1
 AGAIN_S: Final = 5.0
 SCOPE: Final = "update"
 """Of the metrics of updates; the index is the iteration."""
+EVALUATIONS: Final = "eval"
+"""Of those of evaluations, which the workers that play write; the index is the number of updates before."""
 
 
 def begin(context: StepContext) -> dict[str, Any]:
@@ -39,6 +42,8 @@ def begin(context: StepContext) -> dict[str, Any]:
     told = _ask(context, "begin", use)
     done = runs.updates
     context.log(_says(context.spec, use, told, done))
+    for sentence in told.get("substituted", ()):
+        context.log(sentence, "warning", type="rl.warning")
     told = runs.result(done - 1) or told
     seconds = _take_live(context, use, done - 1, told)
     return {"updates": done, "version": done + 1, "seconds": round(seconds, 3)}
@@ -54,7 +59,17 @@ def update(context: StepContext) -> dict[str, Any]:
         with context.write() as session:
             metrics.record(session, context.job_id, SCOPE, iteration, figures)
         others.log(SCOPE, iteration, figures)
+        _tell_evaluations(context, others, iteration - 1)  # the one beside this update may not be scored yet
     return {"version": iteration + 2, "stop": told["stop"], "warnings": told["warnings"]}
+
+
+def _tell_evaluations(context: StepContext, others: Loggers, *updates: int) -> None:
+    """Tell the loggers, which are on this machine, how the model did after so many updates, where it was tried then."""
+    with db.reading() as session:
+        points = metrics.series(session, context.job_id, EVALUATIONS, after=min(updates) - 1)
+        told = [(point.index, dict(point.values)) for point in points if point.index in updates]
+    for index, values in told:
+        others.log(EVALUATIONS, index, values)
 
 
 def _says(spec: RlSpec, use: ModelUse, told: Mapping[str, Any], done: int) -> str:
@@ -155,6 +170,8 @@ def keep(context: StepContext) -> dict[str, Any]:
     """
     last, best = context.payload["last"], context.payload["best"] or context.payload["last"]
     use = _use(context)
+    with loggers.of(context) as others:
+        _tell_evaluations(context, others, last - 2, last - 1)
     made = {version: _kept(context, use, version) for version in sorted({last, best})}
     return {"artifact": made[last], "best_artifact": made[best]}
 
