@@ -12,6 +12,7 @@ from app.specs.dagger import DaggerTable
 from app.specs.rl import RlSpec
 from workers.trainer.learner.settings import Lora, Settings
 from workers.trainer.objective import advantages, losses
+from workers.trainer.precision import dtype_of
 
 TILES: Final = 9
 """Tiles along a side of Crafter's picture, for the upscale; held equal to the environment's by a test."""
@@ -155,7 +156,7 @@ def _settings(spec: RlSpec, base: str, adapter: str) -> Settings:
         eps=training.adam_eps,
         max_grad_norm=training.max_grad_norm,
         gradient_checkpointing=torch.cuda.is_available() if checkpointing is None else checkpointing,
-        dtype="auto" if training.bf16 is None else "bfloat16" if training.bf16 else "float32",
+        dtype=dtype_of(training.bf16),
         sharding=training.sharding or "none",
         seed=training.seed,
         tokens_per_pass=training.tokens_per_pass,

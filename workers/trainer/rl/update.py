@@ -21,6 +21,7 @@ from workers.trainer.learner import Learner, Tally
 from workers.trainer.objective import losses
 from workers.trainer.objective.advantages import Estimate, estimate
 from workers.trainer.objective.losses import Logprobs, Objective
+from workers.trainer.precision import substituted
 from workers.trainer.rl.collect import Collected, Shown, collect
 from workers.trainer.rl.doubts import BLIND, DIM, LOOKED_AT, Distance, blindness, distance, spread
 from workers.trainer.rl.imitate import Lessons, gather, train
@@ -50,7 +51,8 @@ def begin(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
     phases = Phases(tell, held)
     with phases("load"):
         learner = held.learner(settings(spec, args["base"], args["adapter"], spec.begun), _extended(spec))
-    told = _write(runs, runs.before, learner, held, phases, {"parameters": learner.parameters})
+    about = {"parameters": learner.parameters, "substituted": substituted(spec.training.bf16)}
+    told = _write(runs, runs.before, learner, held, phases, about)
     held.keep(runs.state(runs.before))
     return told
 
