@@ -24,7 +24,7 @@ def asked(request: Json, lines: Lines | None) -> Json | None:
     given = {} if lines is None else {"lines": lines.lines, "images": lines.images}
     try:
         with Client() as client:
-            return client.call("POST", "/estimate", body={"kind": request["kind"], "spec": request["spec"], **given})  # type: ignore[no-any-return]
+            return client.call("POST", "/estimate", body={"kind": request["kind"], "spec": request["spec"], **given})
     except Unavailable:
         show.say("memory and time: the server tells them, and none answers; start one with `synthq up`")
     except SynthqError as error:

@@ -59,7 +59,8 @@ def _of_folder(folder: Path, source: str) -> Known | None:
         geometry, pictures = geometry_of(config, source), image_processor(folder)
     except BadModel:  # whoever loads it says what is wrong
         return None
-    size = pictures.get("size") if isinstance(pictures.get("size"), dict) else {}
+    size = pictures.get("size")
+    size = size if isinstance(size, dict) else {}
     least, most = pictures.get("min_pixels") or size.get("shortest_edge"), pictures.get("max_pixels") or size.get("longest_edge")
     if not isinstance(least, int) or not isinstance(most, int):
         return None

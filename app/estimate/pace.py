@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -122,7 +122,7 @@ class Past:
             self._alike[base] = other is not None and self._model is not None and other.geometry == self._model.geometry
         return self._alike[base]
 
-    def _updates(self, job_id: str) -> list[dict[str, float | None]]:
+    def _updates(self, job_id: str) -> list[Mapping[str, float | None]]:
         query = select(Metric.values).where(Metric.job_id == job_id, Metric.scope == "update")
         return list(self._session.exec(query.order_by(col(Metric.index).desc()).limit(UPDATES)).all())
 
@@ -145,5 +145,5 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _sum(rows: list[dict[str, float | None]], name: str) -> float:
+def _sum(rows: Sequence[Mapping[str, float | None]], name: str) -> float:
     return sum(row.get(name) or 0.0 for row in rows)
