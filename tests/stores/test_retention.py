@@ -29,6 +29,8 @@ from app.retention.prune import Pruned, Pruner
 from app.settings import get_settings
 from app.store import episodes as episode_rows
 from app.store import events
+from app.store.starts import Start
+from app.store.turns import text_sha256
 
 DAY_S = 86400.0
 
@@ -329,6 +331,16 @@ def test_texts_go_only_while_no_step_runs(filled: Home) -> None:
     assert claim(Queue.DATA, owner="busy") or claim(Queue.ROLLOUT, owner="busy")
     assert prune(jobs=7).texts == 0
     write("UPDATE step SET state = 'succeeded'")
+    assert prune().texts == 1
+
+
+def test_a_text_that_tells_where_an_episode_begins_stays_as_long_as_the_episode(filled: Home) -> None:
+    start = Start(env="crafter", env_version="1", seed=0, actions=("noop",) * 3, of="ep_teacher/3")
+    episode_rows.save_texts({start.sha256: start.text, text_sha256("nobody's"): "nobody's"})
+    write("UPDATE episode SET start = :it", it=start.sha256)
+    assert prune().texts == 1
+    assert prune().texts == 0
+    write("UPDATE episode SET start = NULL")
     assert prune().texts == 1
 
 
