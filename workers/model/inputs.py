@@ -30,7 +30,7 @@ Wire = Mapping[str, Any]
 TEXT_BYTES: Final = 64 * 1024**2
 _PICTURE: Final = {"type": "image"}
 """A part that templates write a picture's place for."""
-_ID_BYTES: Final = 36
+ID_BYTES: Final = 36
 """What one id takes in a tuple."""
 
 
@@ -107,7 +107,7 @@ class Inputs:
         with self._timed("tokenize"):  # what wraps the backend sets its padding anew in each call, which threads must not do
             ids = tuple(self._tokenizer.backend_tokenizer.encode(rendered, add_special_tokens=False).ids)
         made = _Text(ids, tuple(i for i, id in enumerate(ids) if id == self._image_id))
-        self._texts.put(key, made, 4 * len(key) + _ID_BYTES * len(ids))
+        self._texts.put(key, made, 4 * len(key) + ID_BYTES * len(ids))
         return made
 
     def _render(self, messages: Any, tools: Any) -> str:

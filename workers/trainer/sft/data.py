@@ -15,14 +15,13 @@ from typing import BinaryIO, Final, Literal
 
 from app.errors import BadDataset, InvalidInput, Problem
 from workers.model.cache import Cache
+from workers.model.inputs import ID_BYTES
 from workers.trainer.samples import Sample
 from workers.trainer.sft import MOST_TOLD
 from workers.trainer.sft.lines import Liner, Reading
 
 SAMPLE_BYTES: Final = 1 << 30
 """What samples that are kept may take."""
-_ID_BYTES: Final = 36
-"""What one id takes in a tuple."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +80,15 @@ class Data:
 
     def _look(self, file: BinaryIO, limits: Limits, most: int, after_line: Callable[[int], None]) -> Iterator[Entry]:
         problems: list[Problem] = []
-        count = at = 0
+        count = at = made = 0
         while (limits.lines is None or self.lines < limits.lines) and (content := file.readline()):
             self.lines += 1
             try:
                 line = json.loads(content)
                 for part, sample in enumerate(self._liner.samples(line, self._key(self.lines))):
                     if len(sample.ids) <= most:
+                        self._keep(made, sample)
+                        made += 1
                         yield _entry(line, sample, self.lines, at, part)
                     elif limits.too_long == "drop":
                         self.dropped += 1
@@ -117,9 +118,12 @@ class Data:
             file.seek(entry.at)
             content = file.readline()
         made = self._liner.samples(json.loads(content), self._key(entry.line))[entry.part]
-        size = _ID_BYTES * len(made.ids) + sum(picture.patches.nbytes for picture in made.pictures)
-        self._kept.put(number, made, size)
+        self._keep(number, made)
         return made
+
+    def _keep(self, number: int, sample: Sample) -> None:
+        size = ID_BYTES * len(sample.ids) + sum(picture.patches.nbytes for picture in sample.pictures)
+        self._kept.put(number, sample, size)
 
 
 def _entry(line: dict[str, object], sample: Sample, number: int, at: int, part: int) -> Entry:

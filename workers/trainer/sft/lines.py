@@ -6,6 +6,7 @@ which reads it back as the same message, and its end is learnt with it. So what 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +17,17 @@ from transformers import AutoTokenizer
 from app import model_folder
 from app.errors import BadModel, InvalidInput
 from app.model_folder import BaseFolder
+from workers.model.cache import Cache
 from workers.model.hub import find
 from workers.model.images import ImageReader
-from workers.model.inputs import Inputs
+from workers.model.inputs import ID_BYTES, Inputs
 from workers.model.types import Prompt
 from workers.trainer.samples import Sample
 from workers.transport import chat
 
 IMAGE: Final = "<|image_pad|>"
+REPLY_BYTES: Final = 16 * 1024**2
+"""What tokenised replies may take of memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,7 @@ class Liner:
     def __init__(self, by: Reading) -> None:
         self._by = by
         self._inputs = Inputs(by)
+        self._replies: Cache[str, list[int]] = Cache(REPLY_BYTES)  # an agent says the same few things again and again
 
     def samples(self, line: Mapping[str, Any], key: str) -> list[Sample]:
         """Samples of a line, which ``app.dataset`` has found to be one, in the order of its replies.
@@ -92,13 +97,20 @@ class Liner:
                 asked = self._inputs.prompt(messages[:at], tools)
                 self._check_pictures(asked)
                 begun = made[-1] if made and asked.ids[: len(made[-1].ids)] == made[-1].ids else None
-                reply = reply_ids(self._by.tokenizer, self._by.end_id, message)
+                reply = self._reply(message)
                 whole = (*asked.ids, *reply)
                 targets = (*(begun.targets if begun else ()), *range(len(asked.ids), len(whole)))
                 made = [*(made[:-1] if begun else made), Sample(key=key, ids=whole, targets=targets, pictures=asked.pictures)]
         if len(made) > 1:
             return [replace(sample, key=f"{key} (reply {i})") for i, sample in enumerate(made, 1)]
         return made
+
+    def _reply(self, message: Mapping[str, Any]) -> list[int]:
+        key = json.dumps(message, ensure_ascii=False)
+        if (held := self._replies.get(key)) is None:
+            held = reply_ids(self._by.tokenizer, self._by.end_id, message)
+            self._replies.put(key, held, 4 * len(key) + ID_BYTES * len(held))
+        return held
 
     def _check_pictures(self, asked: Prompt) -> None:
         """Features that are no tokens, or the other way round, would teach the model to see what is not there."""
