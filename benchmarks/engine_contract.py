@@ -90,10 +90,17 @@ class Subject:
 
 
 @contextmanager
-def serving(name: str, base: str, adapters: Mapping[str, str], reference: Reference, log: Path) -> Iterator[Subject]:
+def serving(
+    name: str,
+    base: str,
+    adapters: Mapping[str, str],
+    reference: Reference,
+    log: Path,
+    options: Mapping[str, Any] = OPTIONS,
+) -> Iterator[Subject]:
     """An engine as inference workers start it: the process, the probe, the adapters."""
     port = free_port("127.0.0.1")
-    child = EngineChild(engines.make(name), base, OPTIONS, host="127.0.0.1", port=port, log_file=log)
+    child = EngineChild(engines.make(name), base, options, host="127.0.0.1", port=port, log_file=log)
     try:
         with Admin(f"http://127.0.0.1:{port}") as admin:
             _come_up(child, admin)
