@@ -202,6 +202,8 @@ def scores(summary: Mapping[str, Any], *, wide: bool = False) -> list[str]:
     confidence = next((found["confidence"] for found in policies.values() if found.get("confidence")), None)
     if confidence:
         lines.append(f"mean [low, high]: {confidence:.0%} intervals over seeds")
+    if summary.get("blank_frames"):
+        lines.append("models were shown black pictures; `synthq compare` with an eval that shows them tells what seeing is worth")
     lines += cost(summary)
     lines += _cut_short(summary.get("cut_short"))
     lines += _spent(summary.get("spent"))

@@ -30,8 +30,8 @@ PICTURE: Final = ("image_size", "upscale_to")
 """Keys of ``env_config`` that only a policy that is shown pictures meets."""
 NO_MATTER: Final = ("step_rewards",)
 """Keys of ``env_config`` that change nothing of what is compared here."""
-TOLD: Final = ("split", "sampling_seed", "engine")
-"""What may differ, and is told: it is no advantage for anybody."""
+TOLD: Final = ("split", "sampling_seed", "engine", "blank_frames")
+"""What may differ, and is told: it is no advantage for anybody, or it is what is asked about."""
 
 
 def conditions(table: Mapping[str, Any], policy: str, env_versions: Sequence[str]) -> dict[str, Any]:
@@ -62,6 +62,7 @@ def conditions(table: Mapping[str, Any], policy: str, env_versions: Sequence[str
         "invalid_reply": table["invalid_reply"],
         **{f"policy_config.{key}": shown[key] for key in (*SHOWN, *SAMPLED)},
         **{f"env_config.{key}": value for key, value in picture.items()},
+        "blank_frames": table.get("blank_frames", False),
     }
 
 

@@ -73,6 +73,9 @@ class EvalTable(PlayTable):
     """Episodes that one step plays; no value: chosen by the size of the job."""
     split: Annotated[str, StringConstraints(pattern=NAME)] = "train"
     """The split that the seeds belong to, for `filter.splits`; the worlds do not depend on it."""
+    blank_frames: bool = False
+    """Show models a black picture of the same size in place of each frame: how much worse they play tells how much they look at
+    it. The traces have the black pictures, which are what was seen."""
     task_app_url: Annotated[str, StringConstraints(pattern=BASE_URL, max_length=1000)] | None = None
     """A task app that plays in place of synthq's own workers, which then ask it for every episode (`POST /rollout`)."""
 
@@ -98,6 +101,10 @@ class EvalTable(PlayTable):
         yield from self._model_policies()
         if self.task_app_url is not None and (self.budget.max_usd is not None or self.budget.max_tokens is not None):
             yield Clash("budget", "a cap cannot be held where a task app asks the model; remove task_app_url or the cap")
+        if self.blank_frames and not self.policy_config.use_vision:
+            yield Clash("blank_frames", "true needs policy_config.use_vision = true: there is no picture that could be black")
+        if self.blank_frames and self.task_app_url is not None:
+            yield Clash("blank_frames", "a task app makes its pictures itself, so they cannot be black; remove task_app_url")
         if len(set(self.policies)) < len(self.policies):
             yield Clash("policies", f"{shown(self.policies)} names a policy twice")
 
@@ -125,7 +132,8 @@ class EvalTable(PlayTable):
         asked = {f"{name}:{self.model}" for name in (OPENAI, MODEL)}
         if self.model is not None and not asked & set(self.policies):
             near = f"{OPENAI if self.policy_config.endpoint else MODEL}:{self.model}"
-            yield Clash("model", f"{shown(self.model)} is asked by none of the policies; add {shown(near)}")
+            write = f"policies = {shown((*self.policies, near))}"
+            yield Clash("model", f"{shown(self.model)} is asked by none of the policies; write {write}")
         names = {policy_name(label)[0] for label in self.policies}
         for name in self.policy_options.names():
             if name not in names:
@@ -308,5 +316,7 @@ class EvalSpec(Spec):
                 yield f"eval.policy_config.{key}: only models {'at an endpoint ' * (MODEL in names)}read it, not {who}"
         if self.eval.temperature != 1.0 and MODEL not in names:
             yield f"eval.temperature: only models read it, not {who}"
+        if self.eval.blank_frames and MODEL not in names:
+            yield f"eval.blank_frames: only models look at pictures, not {who}"
         if self.eval.budget != Budget():
             yield f"eval.budget: only models at an endpoint spend, not {who}"

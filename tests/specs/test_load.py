@@ -89,7 +89,7 @@ def test_every_problem_is_told_at_once_with_file_line_key_and_nearest_name(tmp_p
         ("policies = 'random:x'", '3: eval.policies: random has no variants, so not "random:x"'),
         (
             "policies = 'random'\nmodel = 'x'",
-            '4: eval.model: "x" is asked by none of the policies; add "model:x"',
+            '4: eval.model: "x" is asked by none of the policies; write policies = ["random", "model:x"]',
         ),
         ("policy_options.random.actions_per_turn = 1", "3: eval.policy_options.random: 'random' does not play here"),
         ("policy_options.scripted.open_loop_k = 9", "3: eval.policy_options.scripted.open_loop_k: must be 8 or less, not 9"),

@@ -12,8 +12,11 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from time import perf_counter
 from typing import Any
+
+import numpy as np
 
 from app.errors import BadSnapshot, EpisodeOver, InvalidInput
 from app.records import EpisodeKey, Frame, Message, Outcome, Reply, Turn
@@ -53,6 +56,8 @@ class PlayOptions:
     invalid_penalty: float = 0.0
     """0 or more; taken off the reward of such a turn."""
     keep_frames: bool = True
+    blank_frames: bool = False
+    """A policy that reads prompts is shown a black picture of the frame's size in its place."""
     sampling_seed: int = 0
 
     @classmethod
@@ -87,6 +92,7 @@ class PlayOptions:
             invalid_reply=table.invalid_reply,
             invalid_penalty=-table.invalid_penalty,
             keep_frames=table.save_frames == "all",
+            blank_frames=table.blank_frames,
             sampling_seed=table.sampling_seed,
         )
 
@@ -134,6 +140,12 @@ class Before:
     unlocked: tuple[str, ...] = ()
     start: str = ""
     """The name of the start; empty where the episode begins at its seed."""
+
+
+@lru_cache(maxsize=16)
+def _blank(width: int, height: int) -> Frame:
+    """A black picture."""
+    return Frame.of(encode_png(np.zeros((height, width, 3), np.uint8)), width=width, height=height)
 
 
 class Game:
@@ -192,12 +204,19 @@ class Game:
         pixels = self.env.frame()
         return Frame.of(encode_png(pixels), width=pixels.shape[1], height=pixels.shape[0])
 
+    def _shown(self) -> Frame | None:
+        """The picture that goes with a turn: what its prompt shows."""
+        frame = self.frame()
+        if frame is None or not (self.options.blank_frames and self.policy.needs_messages):
+            return frame
+        return _blank(frame.width, frame.height)
+
     async def turn(self) -> tuple[Turn, Frame | None]:
         """Play one turn. Raises EpisodeOver after the end."""
         if self.ended:
             raise EpisodeOver(self.ended)
         begun = perf_counter()
-        frame = self.frame()
+        frame = self._shown()
         framed = perf_counter()
         messages = self._messages(frame)
         asked = perf_counter()

@@ -48,6 +48,7 @@ def run(context: StepContext) -> dict[str, Any]:
         **_counts(spec, rows),
         **cost(rows, seconds),
         **({"spent": spent} if spent else {}),
+        **({"blank_frames": True} if spec.eval.blank_frames else {}),
     }
     path = context.workdir / "report.json"
     path.write_text(json.dumps({**told, "results": [result(row) for row in rows]}, indent=1) + "\n", encoding="utf-8")
