@@ -176,9 +176,29 @@ def _eval(**flags: Any) -> int:
     given.add("--env", "eval.env", own["env"])
     given.add("--seeds", "eval.seeds", own["seeds"])
     given.add("--policy", "eval.policies", tuple(_label(name) for name in _comma_list(own["policies"])))
-    given.add("--model", "eval.model", found_model(own["model"]))
+    model = found_model(own["model"])
+    given.add("--model", "eval.model", model)
+    if model is not None and not own["policies"] and (playing := _with_model(common, model)) is not None:
+        given.add("--model", "eval.policies", playing)
     given.add_object("--policy-config", "eval.policy_config", own["policy_config"])
     return _submit("eval", common, given)
+
+
+def _with_model(common: Common, model: str) -> tuple[str, ...] | None:
+    """The policies of the file, its one model replaced by the one that --model names; None where that is not what is meant."""
+    if common.config is None:
+        return None
+    from app.specs.source import parse_toml, read_text
+
+    table = parse_toml(read_text(Path(common.config)), common.config).get("eval")
+    labels = table.get("policies") if isinstance(table, dict) else None
+    labels = [labels] if isinstance(labels, str) else labels
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        return None
+    asks = [label for label in labels if label.startswith(("model:", "openai:"))]
+    if len(asks) != 1:
+        return None
+    return tuple(f"{label.partition(':')[0]}:{model}" if label in asks else label for label in labels)
 
 
 def _filter(**flags: Any) -> int:
@@ -352,9 +372,7 @@ def _job_ids(refs: Sequence[str]) -> tuple[str, ...]:
         return tuple(str(client.job(ref)["id"]) for ref in refs)
 
 
-def _submit(
-    kind: str | None, common: Common, given: Overrides, begun: Json | None = None, *, lines: Lines | None = None
-) -> int:
+def _submit(kind: str | None, common: Common, given: Overrides, begun: Json | None = None, *, lines: Lines | None = None) -> int:
     """``begun``: the tables that stand where there is no file. ``lines``: what a dry run does not send."""
     if common.as_json and common.id_only:
         raise BadFlag("--json and --id-only both say what is printed; keep one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from console import Synthq, unused_port
@@ -211,3 +212,19 @@ def test_a_folder_of_a_model_is_found_from_here(synthq: Synthq) -> None:
         assert ran.json["spec"]["eval"]["policies"] == [f"model:{whole}"]
     for missing in ("./none", "tiny/none"):
         assert f"there is no folder {missing}" in synthq("submit", "eval", "--seeds", "1", "--model", missing, "--dry-run").err
+
+
+def test_model_takes_the_place_of_the_one_model_that_a_file_has_play(synthq: Synthq, tmp_path: Path) -> None:
+    def policies(written: str, *flags: str) -> Any:
+        (tmp_path / "e.toml").write_text(f"[eval]\nseeds = 1\npolicies = {written}\n")
+        return synthq("submit", "eval", tmp_path / "e.toml", "--dry-run", "--json", "--model", "/b", *flags)
+
+    ran = policies('["random", "model:/a"]')
+    assert (ran.json["spec"]["eval"]["policies"], ran.json["spec"]["eval"]["model"]) == (["random", "model:/b"], "/b")
+    assert policies('"model:/a"').json["spec"]["eval"]["policies"] == ["model:/b"]
+    several = policies('["model:/a", "model:/c"]')
+    assert several.code == 2
+    assert '"/b" is asked by none of the policies; write policies = ["model:/a", "model:/c", "model:/b"]' in several.err
+    none = policies('["random"]')
+    assert 'write policies = ["random", "model:/b"] (from --model)' in none.err
+    assert policies('["model:/a"]', "--policy", "random").code == 2, "both flags are taken at their word"
