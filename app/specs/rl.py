@@ -357,7 +357,8 @@ class RlSpec(Spec):
             )
         if self.curriculum.job is not None and not self.starts:
             yield f"curriculum.job: nothing begins in the play of {shown(self.curriculum.job)} with share = 0"
-        if ALL_LINEAR in self.lora.target_modules:
+        resolved = self.model_fields_set >= set(type(self).model_fields)  # defaults too: nobody knows what was written
+        if ALL_LINEAR in self.lora.target_modules and "target_modules" in self.lora.model_fields_set and not resolved:
             yield 'lora.target_modules: "all-linear" is every linear layer of the language model; the vision tower stays as it is'
         if self.lora.dropout:
             yield (

@@ -396,3 +396,13 @@ def test_another_environment_keeps_its_own_settings() -> None:
     spec = made(rollout={"env_name": "elsewhere", "env_config": {"anything": {"goes": 1}}})
     assert spec.play().env_settings() == {"anything": {"goes": 1}}
     assert "not built in" in cautions(spec)["rollout.env"]
+
+
+def test_all_linear_is_explained_to_who_wrote_it_and_to_nobody_else() -> None:
+    written = made(lora={"target_modules": ["all-linear"]})
+    assert "the vision tower stays as it is" in cautions(written)["lora.target_modules"]
+    assert "lora.target_modules" not in cautions(made())
+    assert "lora.target_modules" not in cautions(made(lora={"target_modules": ["q_proj"]}))
+    again = specs.parse("rl", specs.resolved(made()))
+    assert isinstance(again, RlSpec)
+    assert "lora.target_modules" not in cautions(again)
