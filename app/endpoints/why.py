@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
-from app.endpoints.options import short_of
+from app.endpoints.options import loras, short_of
 from app.endpoints.rows import MOST_TRIES, answers, failure_of, model_of
 from app.endpoints.spread import able, on_the_way
 from app.engines import AUTO
@@ -76,7 +77,19 @@ def _told(use: ModelUse, ref: str, endpoint: Endpoint, at: float, hosts: Collect
         return _failure(endpoint, ref, failed, of="adapter")
     if use.adapter in endpoint.desired["adapters"]:
         return f"endpoint {endpoint.id} is loading {ref}"
-    return f"waits for room: endpoint {endpoint.id} has {len(endpoint.desired['adapters'])} adapters in use beside {use.base}"
+    return _not_asked_yet(use, ref, endpoint)
+
+
+def _not_asked_yet(use: ModelUse, ref: str, endpoint: Endpoint) -> str:
+    """Why an endpoint that serves the base is not to load the adapter: it is full, or the scheduler has not looked yet."""
+    there = list(endpoint.desired["adapters"])
+    lines = Counter(line for name in there if (line := name.rpartition("-v")[0]))
+    kept = sum(versions == 1 for versions in lines.values())  # where the next version comes beside the one in use
+    if len(there) + kept < loras(endpoint.desired["options"]):
+        return f"waits for the scheduler to have endpoint {endpoint.id}, which serves {use.base}, load {ref}"
+    count = "1 adapter" if len(there) == 1 else f"{len(there)} adapters"
+    room = f", and keeps room for {kept} more that an rl job is about to make" if kept else ""
+    return f"waits for room: endpoint {endpoint.id} has {count} in use beside {use.base}{room}"
 
 
 def _out_of_reach(endpoint: Endpoint) -> str:

@@ -511,6 +511,11 @@ def test_a_job_that_waits_for_an_engine_for_room_or_for_another_job_says_so(stor
     look()
     bring_there(id)
     assert reason(late.id) == f"waits for room: endpoint {id} has 2 adapters in use beside {BASE}"
+    with db.writing() as session:
+        endpoint = session.get_one(Endpoint, id)
+        endpoint.desired = {**endpoint.desired, "options": {**endpoint.desired["options"], "max_loras": 3}}
+    soon = f"waits for the scheduler to have endpoint {id}, which serves {BASE}, load /adapters/adapter-c"
+    assert reason(late.id) == soon, "there is room, and nobody has looked yet"
     need = "the only one serves another that is needed"
     assert reason(apart.id) == f"waits for an endpoint that is free to serve {OTHER}: {need}"
 
