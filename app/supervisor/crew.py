@@ -67,6 +67,8 @@ class Crew:
         """Broker, tables, then the Procfile's order."""
         if not self.settings.redis_url:
             await self._start_broker()
+        elif (silent := await asyncio.to_thread(readiness.silent_broker, self.settings)) is not None:
+            self._tell(silent)
         await asyncio.to_thread(migrate.upgrade)
         if any(planned.role.name == API for planned in self.plan.processes):
             await asyncio.to_thread(_check_address)

@@ -10,7 +10,7 @@ import time
 
 from app.errors import Conflict
 from app.settings import Settings
-from app.supervisor import report
+from app.supervisor import readiness, report
 from app.supervisor.child import GRACE_S, WORKER_GRACE_S
 from app.supervisor.state import (
     SupervisorState,
@@ -51,6 +51,8 @@ def up(settings: Settings, words: list[str]) -> int:
             start_new_session=True,
         )
     try:
+        if (silent := readiness.silent_broker(settings)) is not None:
+            sys.stderr.write(f"{silent}\n")
         return _wait_until_ready(child, settings, began)
     except KeyboardInterrupt:
         sys.stderr.write("\nsynthq goes on starting in the background; `synthq down` ends it\n")

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col
 
 from app import db
+from app.errors import BrokerUnavailable
 from app.models import Worker
 from app.settings import Settings
 from app.supervisor.child import Child, describe
@@ -19,8 +20,22 @@ from app.supervisor.facts import address
 from app.supervisor.plan import API, SCHEDULER
 
 ASK_TIMEOUT_S = 3.0
+BROKER_TIMEOUT_S = 1.0
 SETTLED_S = 1.0
 """A process that nobody can ask counts as ready when it has run this long."""
+
+
+def silent_broker(settings: Settings) -> str | None:
+    """Why a broker of the user's own does not answer; None when it does, and where synthq starts its own."""
+    if not settings.redis_url:
+        return None
+    from app import broker  # Celery, which a supervisor has no other use for
+
+    try:
+        broker.ping(BROKER_TIMEOUT_S)
+    except BrokerUnavailable as error:
+        return f"waiting for the broker (SYNTHQ_REDIS_URL): {error}"
+    return None
 
 
 async def waiting_for(children: Mapping[str, Child], settings: Settings) -> list[str]:

@@ -133,3 +133,17 @@ def test_the_console_shows_whose_line_it_is_without_colours_for_a_file(home: Hom
         process.stdout.read()
 
     assert line == "one    | hello from one\n"
+
+
+def test_a_broker_that_does_not_answer_is_named_at_once(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked for goes on starting: the broker may come yet."""
+    home.write("one")
+    monkeypatch.setenv("SYNTHQ_REDIS_URL", "redis://someone:secret@127.0.0.1:1/0")
+    said = "waiting for the broker (SYNTHQ_REDIS_URL): the broker at redis://***@127.0.0.1:1/0 does not answer: "
+
+    up = home.up()
+
+    assert up.returncode == 0, "this one needs no broker"
+    assert up.stderr.startswith(said)
+    assert said in (home.folder / "logs" / "supervisor.log").read_text()
+    assert "secret" not in up.stderr
