@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from functools import lru_cache
 from typing import Any
@@ -79,7 +80,20 @@ def make_celery() -> Celery:
     return celery
 
 
-celery = make_celery()
+celery: Celery
+"""The Celery app of this process. Made when it is first wanted: whoever only imports this has read no settings."""
+
+
+def __getattr__(name: str) -> Any:
+    if name != "celery":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, make_celery())
+
+
+def _celery() -> Celery:
+    """The same for this module itself, whose own names do not go through ``__getattr__``."""
+    made: Celery = getattr(sys.modules[__name__], "celery")  # noqa: B009
+    return made
 
 
 def client_url() -> str:
@@ -137,7 +151,7 @@ class HintPublisher:
         try:
             producer = self._ready()
             for step_id in step_ids:
-                celery.send_task(task_name(queue), args=[step_id], queue=str(queue), producer=producer, retry=False)
+                _celery().send_task(task_name(queue), args=[step_id], queue=str(queue), producer=producer, retry=False)
         except Exception as error:
             self.close()
             raise BrokerUnavailable(f"the broker at {safe_url()} takes no message: {error}") from error
@@ -152,9 +166,9 @@ class HintPublisher:
         if self._producer is None:
             # max_retries: kombu would otherwise try to connect for seconds more, and the next round tries again anyway.
             limits = {"socket_timeout": PUBLISH_TIMEOUT_S, "socket_connect_timeout": PUBLISH_TIMEOUT_S, "max_retries": 0}
-            options = {**celery.conf.broker_transport_options, **limits}
-            self._connection = celery.connection_for_write(transport_options=options)
-            self._producer = celery.amqp.Producer(self._connection, auto_declare=False)
+            options = {**_celery().conf.broker_transport_options, **limits}
+            self._connection = _celery().connection_for_write(transport_options=options)
+            self._producer = _celery().amqp.Producer(self._connection, auto_declare=False)
         return self._producer
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -18,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 from app import broker, db, migrate
 from app.claims import release_expired
 from app.endpoints.desired import tend
-from app.errors import BrokerUnavailable
+from app.errors import BrokerUnavailable, SynthqError
 from app.heartbeat import lead, resign
 from app.logs import set_up_logging
 from app.outbox import dispatch
@@ -121,8 +122,12 @@ class Scheduler:
 
 def main() -> None:
     """Run a scheduler until SIGTERM or SIGINT."""
-    set_up_logging()
-    migrate.upgrade()
+    try:
+        set_up_logging()
+        migrate.upgrade()
+    except SynthqError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(error.exit_code) from None
     scheduler = Scheduler()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: scheduler.stop())

@@ -234,3 +234,14 @@ def test_each_line_of_the_doctor_is_a_check(home: Path) -> None:
     line = [sys.executable, "-m", "app.doctor", "--client"]
     ran = subprocess.run(line, capture_output=True, text=True, check=True, env={**os.environ, **environment()})
     assert [set(json.loads(text)) for text in ran.stdout.splitlines()] == [{"name", "ok", "detail", "hint"}] * 2
+
+
+@pytest.mark.parametrize("words", [["workers.main", "rollout"], ["app.scheduler"], ["app.main"]], ids=lambda words: words[0])
+def test_a_variable_that_cannot_be_right_is_a_sentence_to_who_starts_a_process_by_hand(home: Path, words: list[str]) -> None:
+    import subprocess
+
+    env = {**os.environ, **environment(), "SYNTHQ_API_PORT": "many"}
+    ran = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False, env=env)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.splitlines()[-1].endswith("SYNTHQ_API_PORT=many must be a valid integer")
+    assert "Traceback" not in ran.stderr
