@@ -14,8 +14,9 @@ import numpy as np
 from safetensors.numpy import load_file
 from sqlmodel import col, select
 
-from app import db, lifecycle, specs
-from app.models import ITS_OWN, Episode, Job, TurnRow
+from app import claims, db, lifecycle, specs
+from app.models import ITS_OWN, Episode, Job, Queue, Step, TurnRow
+from app.plots.rl import LABEL
 from app.records import EpisodeKey, Frame, Reply
 from app.specs.rl import RlSpec
 from app.store import episodes
@@ -31,6 +32,8 @@ from workers.rollout.play import Game, PlayOptions
 from workers.rollout.policies import wire
 from workers.rollout.policies.base import Request
 from workers.rollout.policies.engine.answer import version
+from workers.runner import run_claim, worker_id
+from workers.tasks import STEPS
 from workers.transport.generate import neutral_message
 
 WAIT_S = 60.0
@@ -123,6 +126,40 @@ def _episode(job_id: str, spec: RlSpec, player: Player, key: EpisodeKey) -> None
     }
     with db.writing() as session:
         episodes.save_segment(session, dict(values), game.take_rows())
+
+
+def ask(job_id: str, spec: RlSpec, iteration: int = 0, *, attempt: int = 1, members: int | None = None) -> Step:
+    """Have the expert asked about an iteration's play, or about so many ``members`` of each group, by the step that does so.
+
+    Gives the step as it ended. The job must have no other step that a rollout worker would take.
+    """
+    count = members or spec.training.group_size
+    asked = [[iteration, seed, member] for seed in spec.seeds_of(iteration) for member in range(count)]
+    with db.writing() as session:
+        now, job = db.clock(session), session.get_one(Job, job_id)
+        job.spec = specs.resolved(spec)
+        row = Step(
+            id=f"stp_{attempt}_label_{iteration}_{job_id}",
+            job_id=job_id,
+            key=f"{attempt}/label/{iteration}/0",
+            kind=LABEL,
+            queue=Queue.ROLLOUT,
+            position=1000 * attempt + iteration,
+            payload={"iteration": iteration, "part": 0, "episodes": asked},
+            total=len(asked),
+            created_at=now,
+            available_at=now,
+        )
+        session.add_all([job, row])
+        step_id = row.id
+    taken = claims.claim(Queue.ROLLOUT, owner=worker_id())
+    assert taken is not None, "nothing waits"
+    assert taken.step_id == step_id, "another step waits before it"
+    run_claim(taken, STEPS)
+    with db.reading() as session:
+        done = session.get_one(Step, step_id)
+        session.expunge(done)
+        return done
 
 
 def turns_of(job_id: str, iteration: int) -> Any:

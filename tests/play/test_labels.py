@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from core.kit import WORKER, small_rl, steps, submit, write
+from core.kit import small_rl, submit, write
 from play_kit import turn_rows
 from sqlmodel import select
 
 pytest.importorskip("torch", reason="play for rl is by the extra 'model'")
 
-from app import artifacts, claims, db, specs
-from app.models import Artifact, Job, Queue, Step
+from app import artifacts, db, specs
+from app.models import Artifact, Job
 from app.records import EpisodeKey
 from app.specs import RlSpec
 from app.store import episodes
-from benchmarks.rl_play import play
+from benchmarks.rl_play import ask, play
 from workers.rollout.actions import parse
 from workers.rollout.envs.crafter import Crafter
 from workers.rollout.play import PlayOptions
@@ -26,8 +26,6 @@ from workers.rollout.policies.random import Random
 from workers.rollout.policies.scripted import Scripted
 from workers.rollout.prompts import reply_from_openai
 from workers.rollout.relabel import recorded, relabel
-from workers.runner import run_claim
-from workers.tasks import STEPS
 
 pytestmark = pytest.mark.usefixtures("sqlite_store")
 
@@ -45,30 +43,6 @@ def begun(spec: RlSpec, policy: Any) -> Job:
     return job
 
 
-def ask(job: Job, spec: RlSpec, *, attempt: int = 1) -> Step:
-    """Run the step, as a worker would, about the whole iteration; what became of it."""
-    asked = [[0, seed, member] for seed in spec.seeds_of(0) for member in range(2)]
-    with db.writing() as session:
-        row = Step(
-            id=f"stp_{attempt}",
-            job_id=job.id,
-            key=f"{attempt}/label/0/0",
-            kind="label",
-            queue=Queue.ROLLOUT,
-            position=100 + attempt,
-            payload={"iteration": 0, "part": 0, "episodes": asked},
-            total=len(asked),
-            created_at=0.0,
-            available_at=0.0,
-        )
-        session.add(row)
-    taken = claims.claim(Queue.ROLLOUT, owner=WORKER)
-    assert taken is not None
-    assert taken.step_id == row.id
-    run_claim(taken, STEPS)
-    return next(step for step in steps(job.id) if step.id == row.id)
-
-
 def files(job: Job) -> list[Artifact]:
     with db.reading() as session:
         found = list(session.exec(select(Artifact).where(Artifact.job_id == job.id, Artifact.kind == "labels")))
@@ -84,7 +58,7 @@ def lines(job: Job) -> list[dict[str, Any]]:
 def test_of_its_own_play_the_expert_says_what_it_did() -> None:
     spec = spec_of(dagger={"expert": "scripted:reactive"})
     job = begun(spec, Scripted(variant="reactive"))
-    step = ask(job, spec)
+    step = ask(job.id, spec)
     assert (step.state, step.done, step.total) == ("succeeded", 4, 4)
     told = lines(job)
     assert {key: (step.result or {})[key] for key in ("episodes", "turns")} == {"episodes": 4, "turns": len(told)}
@@ -98,7 +72,7 @@ def test_a_line_has_the_reply_that_play_would_read_as_the_experts_word(reply_for
     shown = {"reply_format": reply_format}
     spec = spec_of(rollout=shown, dagger={"expert": "scripted:visible", "actions": 3})
     job = begun(spec, Random(actions_per_turn=2))
-    ask(job, spec)
+    ask(job.id, spec)
     told = lines(job)
     wanted = []
     options = PlayOptions.of(spec, "train")
@@ -128,7 +102,7 @@ def test_a_line_has_what_the_model_said_whole_and_nothing_where_it_cannot_be_rea
     turns = turn_rows(row.id)
     write("UPDATE turn SET outcome = 'parse_error' WHERE episode_id = :id AND \"index\" = 1", id=row.id)
     write("UPDATE turn SET outcome = 'engine_error' WHERE episode_id = :id AND \"index\" = 2", id=row.id)
-    ask(job, spec)
+    ask(job.id, spec)
     said = [line["said"] for line in lines(job) if line["episode"] == row.id]
     assert said[0] == [*turns[0].actions, *turns[0].dropped]
     assert len(said[0]) == 3
@@ -143,7 +117,7 @@ def test_play_that_comes_out_otherwise_is_refused_with_the_turn() -> None:
     assert row is not None
     other = "move_up" if turn_rows(row.id)[4].actions == ["move_down"] else "move_down"
     write('UPDATE turn SET actions = :actions WHERE episode_id = :id AND "index" = 4', actions=json.dumps([other]), id=row.id)
-    step = ask(job, spec)
+    step = ask(job.id, spec)
     assert step.state == "failed"
     assert step.reason is not None
     assert step.reason.startswith(f"the expert cannot be asked about episode {row.id}: turn ")
@@ -154,8 +128,8 @@ def test_play_that_comes_out_otherwise_is_refused_with_the_turn() -> None:
 def test_asked_again_it_says_the_same(own_home: Path) -> None:
     spec = spec_of()
     job = begun(spec, Random())
-    ask(job, spec)
-    ask(job, spec, attempt=2)
+    ask(job.id, spec)
+    ask(job.id, spec, attempt=2)
     one, other = files(job)
     assert one.sha256 == other.sha256
     assert one.data == other.data == {"iteration": 0, "expert": "scripted:reactive", "episodes": 4, "turns": 24}
