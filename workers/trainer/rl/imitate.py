@@ -115,7 +115,7 @@ class _Maker:
     def __init__(self, shown: Shown, how: Imitate, loaded: Loaded) -> None:
         self.shown, self._how, self._loaded = shown, how, loaded
         self.left_out: Counter[str] = Counter()
-        self._end = loaded.tokenizer.convert_tokens_to_ids(chat.END)
+        self._end: Any = loaded.tokenizer.convert_tokens_to_ids(chat.END)
         self._replies: dict[str, tuple[int, ...]] = {}
         self._longest = 0
 
