@@ -91,9 +91,15 @@ def _other_model(spec: RlSpec, before: RlSpec, begin: Start, use: ModelUse | Non
         ("lora.r", before.lora.r, spec.lora.r),
         ("lora.alpha", before.lora.alpha, spec.lora.alpha),
         ("lora.target_modules", ", ".join(before.lora.layers), ", ".join(spec.lora.layers)),
+        ("lora.layers_to_transform", _depths(before), _depths(spec)),
     ):
         if was != now and (key == "model.trainer_mode" or not begin.adapter):
             yield Problem(key=key, message=f"{now} is not what the checkpoint was trained with, {was}{instead}")
+
+
+def _depths(spec: RlSpec) -> str:
+    depths = spec.lora.layers_to_transform
+    return "all" if depths is None else ", ".join(map(str, depths))
 
 
 def _seen_seeds(spec: RlSpec, before: RlSpec, job_id: str) -> Iterator[Problem]:

@@ -81,10 +81,11 @@ class Geometry:
         language = 1 + self.layers * (len(self.projections) + 4) + 1 + (not self.tied)
         return language + 3 + self.vision_depth * 12 + (1 + len(self.deepstack)) * 6
 
-    def adapter(self, rank: int, layers: Collection[str]) -> tuple[int, int]:
-        """Parameters and tensors of a LoRA adapter of a rank on layers of those names (``q_proj``), in the whole depth."""
+    def adapter(self, rank: int, layers: Collection[str], depths: Collection[int] | None = None) -> tuple[int, int]:
+        """Parameters and tensors of a LoRA adapter of a rank on layers of those names (``q_proj``), at these depths or all."""
         sizes = [size for name, size in self.projections.items() if name.rpartition(".")[2] in layers]
-        return self.layers * rank * sum(map(sum, sizes)), 2 * self.layers * len(sizes)
+        deep = self.layers if depths is None else len({depth % self.layers for depth in depths})
+        return deep * rank * sum(map(sum, sizes)), 2 * deep * len(sizes)
 
     def kv_bytes(self, width: int) -> int:
         """What keys and values of one token take, in numbers of so many bytes."""

@@ -52,6 +52,8 @@ class Trained:
     mode: TrainerMode
     rank: int
     layers: Collection[str]
+    depths: Collection[int] | None = None
+    """Which layers of the depth; None: all."""
     """Names of the layers with an adapter."""
     tokens: int
     """Most tokens of a pass."""
@@ -79,7 +81,7 @@ def held_in(geometry: Geometry, asked: bool | None, device: Device, mode: Traine
 def trainer(geometry: Geometry, what: Trained, device: Device) -> list[Part]:
     """What the trainer holds, on a CPU or on one GPU."""
     width = held_in(geometry, what.bf16, device, what.mode)
-    count, tensors = geometry.adapter(what.rank, what.layers)
+    count, tensors = geometry.adapter(what.rank, what.layers, what.depths)
     if what.mode == "full":
         count, tensors = geometry.parameters, geometry.tensors
     weights = geometry.parameters * width

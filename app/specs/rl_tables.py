@@ -16,7 +16,7 @@ from app.specs.seeds import MAX_SEED, Seeds
 from app.specs.sft import JOB, start_fault
 from app.specs.training import LoraTable, OptimKeys
 
-Estimator = Literal["grpo_turn", "grpo", "dr_grpo", "rloo", "gspo", "gigpo"]
+Estimator = Literal["grpo_turn", "gae", "grpo", "dr_grpo", "rloo", "gspo", "gigpo"]
 LOSS_OF: Final = {"gspo": "sequence"}
 """The loss that goes with an estimator, where it is not the one by tokens."""
 EXTENDED: Final = re.compile(rf"(?P<job>{JOB.pattern})(?:@(?P<updates>[1-9][0-9]{{0,5}}))?")
@@ -29,14 +29,17 @@ class AlgorithmTable(Table):
     """How play becomes a gradient."""
 
     estimator: Estimator = "grpo_turn"
-    """How good a turn was. `grpo_turn`: its discounted return less the mean of the rest of its group at that turn; `grpo`: the
-    episode's return less its group's mean, divided by its deviation; `dr_grpo`: the same without the division; `rloo`: less the
-    mean of the others; `gspo`: as `grpo`, for the loss by replies; `gigpo`: as `dr_grpo`, with groups of equal states beside."""
+    """How good a turn was. `grpo_turn`: its discounted return less the mean of the rest of its group at that turn; `gae`: less a
+    value of its state that is fitted to the other groups of the iteration, so it wants many of them; `grpo`: the episode's return
+    less its group's mean, divided by its deviation; `dr_grpo`: the same without the division; `rloo`: less the mean of the
+    others; `gspo`: as `grpo`, for the loss by replies; `gigpo`: as `dr_grpo`, with groups of equal states beside."""
     loss: Literal["token", "sequence"] = "token"
     """`token`: ratios of probabilities by token, clipped; `sequence`: the geometric mean of a reply's ratios, clipped. No value:
     `sequence` for `gspo`, else `token`."""
     discount: Annotated[float, Field(gt=0, le=1)] = 0.99
     """By how much a reward counts less for each turn that it lies ahead."""
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """For `gae`: how far what was played is trusted beside the value of the next state; 1: wholly."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """A ratio below 1 - this teaches nothing more downwards."""
     clip_high: Annotated[float, Field(gt=0, le=10)] = 0.28

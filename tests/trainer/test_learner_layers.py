@@ -50,6 +50,31 @@ def test_single_layers_may_be_asked_for(tiny_model: Path, tmp_path: Path) -> Non
     assert changed(learner(tiny_model, adapter=str(tmp_path / "adapter"))) == changed(one)
 
 
+@pytest.mark.parametrize(("depths", "meant"), [((-1,), {3}), ((0, 2), {0, 2}), ((3, -2), {2, 3})])
+def test_only_layers_of_some_depths_may_be_asked_for(tiny_model: Path, depths: tuple[int, ...], meant: set[int]) -> None:
+    one = learner(tiny_model, lora=Lora(r=2, alpha=2, layers_to_transform=depths))
+    assert changed(one) == {name for name in every(one, "_proj") if int(name.split(".")[3]) in meant}
+
+
+def test_the_last_layer_alone_learns_and_comes_back(tiny_model: Path, tmp_path: Path) -> None:
+    one = learner(tiny_model, lora=Lora(r=2, alpha=2, layers_to_transform=(-1,)))
+    samples = mixed(one.loaded)
+    before = one.logprobs(samples)
+    one.accumulate(samples, imitate)
+    one.step()
+    after = one.logprobs(samples)
+    assert max(float(np.abs(a - b).max()) for a, b in zip(before, after, strict=True)) > 1e-4
+    one.export(tmp_path / "adapter")
+    again = learner(tiny_model, adapter=str(tmp_path / "adapter")).logprobs(samples)
+    assert max(float(np.abs(a - b).max()) for a, b in zip(again, after, strict=True)) < 1e-6
+
+
+@pytest.mark.parametrize(("depth", "said"), [(4, "4 is none of this model's 4 layers, -4 to 3"), (-5, "-5 is none of")])
+def test_a_layer_that_is_not_there_is_refused(tiny_model: Path, depth: int, said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        learner(tiny_model, lora=Lora(layers_to_transform=(depth,)))
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

@@ -37,6 +37,18 @@ def test_log_probabilities_are_those_of_transformers(fresh: Learner, plain: Any)
         assert np.abs(told - plain_logprobs(plain.model, plain, one)).max() < TOLERANCE
 
 
+def test_states_are_what_transformers_predicts_the_first_target_from(fresh: Learner, plain: Any) -> None:
+    samples = mixed(plain)
+    for one, told in zip(samples, fresh.states(samples), strict=True):
+        with torch.no_grad():
+            given = {name: value for name, value in as_transformers(plain, [one]).items() if name != "labels"}
+            wanted = plain.model.model(**given).last_hidden_state[0, one.targets[0] - 1].numpy()
+        assert told.dtype == np.float32
+        assert np.abs(told - wanted).max() < TOLERANCE * max(1.0, np.abs(wanted).max())
+    with pytest.raises(InvalidInput, match="bare has no target"):
+        fresh.states([replace(samples[0], key="bare", targets=())])
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_target_after_an_image_token_is_scored_right_in_a_model_of_few_layers(tiny_model: Path, layers: int) -> None:
     """Where the last layer is one that is given more of the pictures, and where it is not."""

@@ -108,6 +108,22 @@ def test_what_did_better_than_expected_becomes_likelier(stage: Callable[..., Sta
     assert (signs * (now - then)).sum() > 0
 
 
+def test_play_may_be_valued_by_the_states_that_the_model_saw(stage: Callable[..., Stage]) -> None:
+    of = stage(algorithm={"estimator": "gae", "discount": 0.9, "gae_lambda": 1.0})
+    made = of.update(0, held())
+    figures = made["figures"]
+    assert figures["value_explained"] < 1.0
+    assert figures["seconds/value"] > 0
+    assert (figures["optimizer_steps"], figures["samples_trained"]) == (1.0, 32.0)
+    write('UPDATE turn SET prompt_ids = NULL WHERE "index" = 1')
+    again = Stage(of.base, of.spec, of.job)
+    Runs(of.job.id).at(0).rename(Runs(of.job.id).at(0).with_name("whole"))
+    fewer = again.update(0, held())["figures"]
+    assert (fewer["left_out/no_tokens"], fewer["samples_trained"]) == (8.0, 24.0), (
+        "a turn without a sample has the last one's state"
+    )
+
+
 def test_an_update_that_is_done_is_told_and_not_done_again(stage: Callable[..., Stage]) -> None:
     of = stage()
     told = of.update(0, held())

@@ -65,6 +65,14 @@ class Forward:
         with self._precision():
             return self._shards.within(self._text, self._all, batch, pictured)
 
+    def states(self, batch: Batch, *, pictured: bool = False) -> Tensor:
+        """[N, W]: what the targets of a batch are predicted from, without dropout; called as above."""
+        for module in self._dropouts:
+            module.train(False)
+        with self._precision():
+            states: Tensor = self._shards.within(self._text, self._states, batch, pictured)
+            return states
+
     def _all(self, batch: Batch, pictured: bool) -> Scores:
         return self._scores(self._states(batch, pictured), batch)
 

@@ -12,14 +12,32 @@ from workers.model.adapters import MEANT, language_layers
 from workers.trainer.learner.settings import ALL_LINEAR
 
 _NAME: Final = re.compile(r"[\w.]+")
+_DEPTH: Final = re.compile(r"\.layers\.(\d+)\.")
 
 
-def chosen(asked: str | Sequence[str], model: Any) -> list[str]:
-    """Names in the whole model of the layers that ``target_modules`` names, sorted.
+def chosen(asked: str | Sequence[str], model: Any, depths: Sequence[int] | None = None) -> list[str]:
+    """Names in the whole model of the layers that ``target_modules`` names, sorted; with ``depths`` only those so deep in it.
 
     A name stands for every module whose name ends with it, as in peft; text that is no name is a regular expression that whole
     names match. Raises InvalidInput for what names no layer, or one that no adapter may change.
     """
+    names = _named(asked, model)
+    return names if depths is None else _so_deep(names, depths, model)
+
+
+def _so_deep(names: Iterable[str], depths: Sequence[int], model: Any) -> list[str]:
+    count = int(model.config.get_text_config().num_hidden_layers)
+    for depth in depths:
+        if not -count <= depth < count:
+            raise InvalidInput(f"layers_to_transform: {depth} is none of this model's {count} layers, {-count} to {count - 1}")
+    wanted = {depth % count for depth in depths}
+    found = [name for name in names if int(_DEPTH.findall(name)[0]) in wanted]
+    if not found:
+        raise InvalidInput(f"layers_to_transform: {', '.join(map(str, depths))} has none of the layers that target_modules names")
+    return found
+
+
+def _named(asked: str | Sequence[str], model: Any) -> list[str]:
     may = language_layers(model.config)
     if asked == ALL_LINEAR:
         return sorted(may)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -110,6 +111,23 @@ class Learner:
             return dict(zip(places, np.split(told, ends[:-1]), strict=True))
 
         found = {place: values for part in self._through(self._cut(rows), score) for place, values in part.items()}
+        return [found[place] for place in range(len(rows))]
+
+    @torch.no_grad()
+    def states(self, samples: Sequence[Sample]) -> list[Floats]:
+        """float32 [W] of each sample: what the model made of it before its first target, which is predicted from that.
+
+        Raises InvalidInput, with a sample's key, for one that cannot be learned from, or has no target.
+        """
+        if bare := next((sample.key for sample in samples if not sample.targets), None):
+            raise InvalidInput(f"{bare} has no target, so nothing is predicted from it")
+        rows = [read(replace(one, targets=one.targets[:1], logprobs=None, advantages=None), self.loaded) for one in samples]
+
+        def look(number: int, places: list[int], others: Sequence[list[int]]) -> dict[int, Floats]:
+            states = self._forward.states(self._batch(rows, places), pictured=_pictured(rows, others))
+            return dict(zip(places, states.float().cpu().numpy(), strict=True))
+
+        found = {place: values for part in self._through(self._cut(rows), look) for place, values in part.items()}
         return [found[place] for place in range(len(rows))]
 
     def accumulate(

@@ -136,7 +136,7 @@ def _adapted(loaded: Loaded, settings: Settings) -> Any:
         begun = read_adapter(Path(settings.adapter).expanduser(), model)
         rank, alpha, names = begun.rank, begun.scale * begun.rank, sorted(begun.weights)
     else:
-        rank, alpha, names = lora.r, lora.alpha, chosen(lora.target_modules, model)
+        rank, alpha, names = lora.r, lora.alpha, chosen(lora.target_modules, model, lora.layers_to_transform)
     whole: Any = int(alpha) if alpha == int(alpha) else alpha
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,

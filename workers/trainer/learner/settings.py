@@ -29,6 +29,8 @@ class Lora:
     target_modules: str | tuple[str, ...] = ALL_LINEAR
     """``all-linear``: q, k, v, o, gate, up and down of every layer of the language model; or names of some of these; or one
     regular expression that whole names of modules match. The vision tower is never changed by an adapter."""
+    layers_to_transform: tuple[int, ...] | None = None
+    """Of these, only those in layers with these indices, which may count from the end; None: in all."""
 
     def __post_init__(self) -> None:
         if self.r < 1:

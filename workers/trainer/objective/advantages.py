@@ -41,6 +41,8 @@ class Options:
     """Differences from the baseline that are no larger, in units of reward, are rounding."""
     least_alive: int = 3
     """Episodes that must reach a turn for those alone to be its baseline; below it, nearby turns help out."""
+    gae_lambda: float = 0.95
+    """How much ``gae`` trusts what was played beside what the next state is worth; 1: wholly."""
     state_weight: float = 1.0
     """How much ``gigpo`` counts the comparison at one state beside that of whole episodes."""
 

@@ -96,7 +96,9 @@ class Options:
                 max_invalid_share=gates.max_invalid_share,
             ),
             estimator=algorithm.estimator,
-            advantages=advantages.Options(discount=algorithm.discount, least_spread=algorithm.least_spread),
+            advantages=advantages.Options(
+                discount=algorithm.discount, least_spread=algorithm.least_spread, gae_lambda=algorithm.gae_lambda
+            ),
             loss=algorithm.loss,
             losses=losses.Options(
                 clip_low=algorithm.clip_low,
@@ -145,7 +147,13 @@ def _settings(spec: RlSpec, base: str, adapter: str) -> Settings:
     return Settings(
         base=base,
         mode=spec.model.trainer_mode,
-        lora=Lora(r=lora.r, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.layers),
+        lora=Lora(
+            r=lora.r,
+            alpha=lora.alpha,
+            dropout=lora.dropout,
+            target_modules=lora.layers,
+            layers_to_transform=lora.layers_to_transform,
+        ),
         adapter=adapter,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,

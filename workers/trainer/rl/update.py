@@ -21,6 +21,7 @@ from workers.trainer.learner import Learner, Tally
 from workers.trainer.objective import losses
 from workers.trainer.objective.advantages import Estimate, estimate
 from workers.trainer.objective.losses import Logprobs, Objective
+from workers.trainer.objective.values import GAE, gae
 from workers.trainer.precision import substituted
 from workers.trainer.rl.collect import Collected, Shown, collect
 from workers.trainer.rl.doubts import BLIND, DIM, LOOKED_AT, Distance, blindness, distance, spread
@@ -28,6 +29,7 @@ from workers.trainer.rl.imitate import Lessons, gather, train
 from workers.trainer.rl.options import Options, settings
 from workers.trainer.rl.phases import Phases
 from workers.trainer.rl.runs import Runs
+from workers.trainer.rl.states import states
 from workers.trainer.samples import Sample
 
 Tell = Callable[[dict[str, Any]], None]
@@ -137,7 +139,7 @@ class Update:
     def learn(self, collected: Collected) -> None:
         """Look whether the samples can be trusted, and take the optimizer steps that they are good for."""
         self._figures |= collected.figures
-        estimates = [estimate(self.options.estimator, group, self.options.advantages) for group in collected.groups]
+        estimates = self._estimates(collected)
         self._spreads(estimates)
         batches = _by_episode(collected, estimates)
         fresh = [s for s, place in zip(collected.samples, collected.places, strict=True) if place.staleness == 0]
@@ -179,6 +181,17 @@ class Update:
             found = self._parity(looked_at)
             self._blank(looked_at)
         return looked_at, found
+
+    def _estimates(self, collected: Collected) -> list[Estimate]:
+        options = self.options
+        if options.estimator != GAE:
+            return [estimate(options.estimator, group, options.advantages) for group in collected.groups]
+        if not collected.samples:
+            return []
+        with self._phases("value"):
+            estimates, explained = gae(collected.groups, states(self._learner, collected), options.advantages)
+        self._figures["value_explained"] = explained
+        return estimates
 
     def _spreads(self, estimates: list[Estimate]) -> None:
         flat = sum(each.flat for each in estimates)

@@ -46,6 +46,7 @@ def plan(spec: SftSpec, *, base: str, adapter: str, samples: int, processes: int
             alpha=spec.lora.alpha,
             dropout=spec.lora.dropout,
             target_modules=ALL_LINEAR if ALL_LINEAR in spec.lora.target_modules else spec.lora.target_modules,
+            layers_to_transform=spec.lora.layers_to_transform,
         ),
         adapter=adapter,
         learning_rate=table.learning_rate,
