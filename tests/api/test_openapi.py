@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import schemathesis
 from core.kit import work_through
@@ -14,9 +12,6 @@ from served import Submit
 from app.settings import get_settings
 
 KEY = "the-key-of-the-test"
-LEAST_S, MOST_S = 20, 240
-"""How long requests are made: as long as the first says, and on a busy machine until there were enough of them."""
-CHECKS, ENOUGH = ("not_a_server_error", "response_schema_conformance"), 300
 
 
 @pytest.mark.slow
@@ -25,13 +20,10 @@ def test_every_route_answers_as_its_document_says(app: FastAPI, home, submit: Su
     work_through()
     monkeypatch.setenv("SYNTHQ_API_KEYS", KEY)
     get_settings.cache_clear()
-    began = time.monotonic()
-    checked = judge(
+    judge(
         # 503 is the answer of /readyz here, where no broker runs
         lambda config: schemathesis.openapi.from_asgi("/openapi.json", app, config=config).exclude(path="/readyz"),
         headers={"Authorization": f"Bearer {KEY}"},
         examples=15,
-        most_s=MOST_S,
-        enough=lambda checked: time.monotonic() - began > LEAST_S and all(checked[name] > ENOUGH for name in CHECKS),
+        least=300,
     )
-    assert all(checked[name] > ENOUGH for name in CHECKS), checked

@@ -291,9 +291,7 @@ def test_every_route_answers_as_its_document_says(guarded: Running) -> None:
     def document(config: schemathesis.config.SchemathesisConfig) -> Any:
         return schemathesis.openapi.from_url(f"{guarded.url}/openapi.json", config=config)
 
-    checked = judge(document, headers={"X-API-Key": KEY}, examples=25, most_s=20)
-    assert checked["not_a_server_error"] > 100
-    assert checked["response_schema_conformance"] > 100
+    judge(document, headers={"X-API-Key": KEY}, examples=25, least=100)
 
 
 def test_bodies_near_right_ones_never_crash_it(open_app: Running) -> None:
