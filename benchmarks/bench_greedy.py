@@ -17,6 +17,7 @@ import argparse
 import itertools
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +143,9 @@ def measure(base: Path, adapter: Path, lines: Path, folder: Path, given: argpars
 
     told = [json.loads(line)["messages"] for line in lines.read_text(encoding="utf-8").splitlines()]
     asked, expert = [messages[:-1] for messages in told], [messages[-1]["content"] for messages in told]
-    reference = Reference(str(base), {NAME: str(adapter)})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # peft asks by the older name
+        reference = Reference(str(base), {NAME: str(adapter)})
     read = reader(reference.tokenizer)
     replies, logits = by_peft(reference, asked)
     said = {PEFT: [read(ids) for ids in replies]}
@@ -191,9 +194,9 @@ def main() -> None:
     parser.add_argument("--engines", default="transformers,vllm", help="a comma list (%(default)s)")
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--seeds", default="21000-21003", help="that the frames are from (%(default)s)")
-    parser.add_argument("--learnt-seeds", default="20000-20015", help="that are learnt from (%(default)s)")
-    parser.add_argument("--lines", type=int, default=2048, help="that are learnt from (%(default)s)")
-    parser.add_argument("--steps", type=int, default=200, help="with every weight, and then with the adapter (%(default)s)")
+    parser.add_argument("--learnt-seeds", default="20000-20031", help="that are learnt from (%(default)s)")
+    parser.add_argument("--lines", type=int, default=4096, help="that are learnt from (%(default)s)")
+    parser.add_argument("--steps", type=int, default=400, help="with every weight, and then with the adapter (%(default)s)")
     parser.add_argument("--batch", type=int, default=64)
     given = parser.parse_args()
     if given.adapter and not given.base:
