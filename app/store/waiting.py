@@ -128,7 +128,10 @@ class Scene:
         unsent = self._unsent(job)
         if unsent > HINT_LATE_S:
             return f"queue {queue} could not be told of it for {unsent:.0f} s: the broker may be down (GET /readyz tells)"
-        return f"{slots - held} of {_count(slots, 'slot')} of queue {queue} are free; a worker takes it within seconds"
+        if job.state == JobState.RUNNING:
+            return None  # it is between two of its steps
+        free, are = slots - held, "is" if slots - held == 1 else "are"
+        return f"{free} of {_count(slots, 'slot')} of queue {queue} {are} free; a worker takes it within seconds"
 
     def _unsent(self, job: Job) -> float:
         query = select(func.min(Outbox.created_at)).where(col(Outbox.job_id) == job.id, col(Outbox.sent_at).is_(None))

@@ -9,7 +9,7 @@ from served import Submit, eval_tables, fail, start_scheduler, start_worker
 from sqlalchemy import update
 
 from app import db, heartbeat
-from app.models import Outbox, Worker
+from app.models import Job, JobState, Outbox, Worker
 from app.settings import get_settings
 
 LONG_AGO_S = 3600.0
@@ -111,3 +111,13 @@ def test_nothing_is_said_of_a_job_that_runs_or_has_ended(api: TestClient, submit
     api.post(f"/v1/jobs/{ended['id']}/cancel")
     assert reason(runs) is None
     assert reason(ended) is None
+
+
+def test_a_job_that_is_between_two_of_its_steps_does_not_wait(submit: Submit, reason):
+    start_scheduler()
+    start_worker(slots=2)
+    job = submit()
+    assert reason(job) == "2 of 2 slots of queue rollout are free; a worker takes it within seconds"
+    with db.writing() as session:
+        session.get_one(Job, job["id"]).state = JobState.RUNNING
+    assert reason(job) is None

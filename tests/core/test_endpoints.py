@@ -445,7 +445,7 @@ def test_a_job_that_waits_for_a_model_says_so(store: str) -> None:
     endpoints.report(id, state="ready", base=BASE)
     assert reason(job.id) == f"endpoint {id} is loading {ref}"
     bring_there(id)
-    assert reason(job.id) == "1 of 1 slot of queue rollout are free; a worker takes it within seconds"
+    assert reason(job.id) == "1 of 1 slot of queue rollout is free; a worker takes it within seconds"
     kit.claim()
     assert reason(job.id) is None
 
