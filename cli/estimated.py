@@ -15,6 +15,8 @@ Json = dict[str, Any]
 KINDS: Final = ("sft", "rl")
 IN_SHORT: Final = ("memory of the trainer", "time")
 """Beginnings of the sentences that are told with a job."""
+PARTS: Final = " itself: "
+"""After this a sentence about memory tells its parts, which a dry run shows."""
 
 
 def asked(request: Json, lines: Lines | None) -> Json | None:
@@ -37,5 +39,8 @@ def tell(estimate: Mapping[str, Any], *, cautions: bool = True, short: bool = Fa
     for caution in (estimate.get("cautions") or []) if cautions else []:
         show.say(f"warning: {show.clean(caution)}")
     for sentence in estimate.get("said") or []:
-        if not short or str(sentence).startswith(IN_SHORT):
+        if not short:
             show.say(show.clean(sentence))
+        elif str(sentence).startswith(IN_SHORT):
+            whole, parts, _ = show.clean(sentence).partition(PARTS)
+            show.say(f"{whole}{parts.rstrip().removesuffix(':')}")
