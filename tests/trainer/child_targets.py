@@ -120,3 +120,8 @@ def learn(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
     elif args.get("keep"):
         held.keep(args["at"])
     return {"learner": id(learner), "took": took, "torch": "torch" in sys.modules}
+
+
+def environment(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
+    """What the child was started with."""
+    return {name: os.environ.get(name) for name in args["names"]}

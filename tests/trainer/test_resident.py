@@ -72,6 +72,18 @@ def test_a_call_gives_its_result_and_tells_on_the_way_and_what_it_prints_goes_to
     assert "so far 6" in log.read_text()
 
 
+def test_the_child_s_threads_sleep_where_they_wait_unless_the_user_says_otherwise(
+    resident: Resident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert call(resident, "environment", {"names": ["OMP_WAIT_POLICY"]}) == {"OMP_WAIT_POLICY": "PASSIVE"}
+    resident.stop()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    other = Resident()
+    assert call(other, "environment", {"names": ["OMP_WAIT_POLICY"]}) == {"OMP_WAIT_POLICY": "ACTIVE"}
+    other.stop()
+
+
 def test_the_child_is_kept_between_calls(resident: Resident) -> None:
     first, second = call(resident, "count"), call(resident, "count")
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from app.errors import ChildDied
 from app.watched import Watched, log_of, shortened
+from workers.model.threads import sharing
 from workers.trainer.wire import Wire
 
 log = logging.getLogger("synthq.trainer")
@@ -34,7 +35,7 @@ class Process(Watched):
     def __init__(self, devices: int) -> None:
         """Starts it; what it prints goes beside the logs of ``synthq up``. Raises ChildDied."""
         self.devices = devices
-        env = {"TOKENIZERS_PARALLELISM": "false"}
+        env = sharing() | {"TOKENIZERS_PARALLELISM": "false"}
         if devices > 1 and "OMP_NUM_THREADS" not in os.environ:
             env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // devices))
         ours, theirs = socket.socketpair()
