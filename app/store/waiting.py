@@ -115,7 +115,7 @@ class Scene:
         until = datetime.fromtimestamp(step.available_at, UTC).strftime("%H:%M:%S UTC")
         return f"waits until {until} after attempt {step.attempt} of {step.max_attempts} of step {step.key}: {step.reason}"
 
-    def _in_queue(self, job: Job, queue: str) -> str:
+    def _in_queue(self, job: Job, queue: str) -> str | None:
         serving = workers.serving(self._workers, queue)
         if not serving:
             role = WORKER_OF[Queue(queue)]
