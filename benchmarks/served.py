@@ -24,6 +24,8 @@ ROLES = {
     "engine": "workers.inference.server",
     "rollout": "workers.main rollout",
     "inference": "workers.main inference",
+    "trainer": "workers.main trainer",
+    "learner": "workers.trainer.child",
     "api": "app.main",
     "scheduler": "app.scheduler",
     "broker": "app.embedded_broker|valkey-server|redis-server",
@@ -86,7 +88,11 @@ class Up:
 
     def submit(self, **table: Any) -> str:
         """Submit an eval over the API; its id."""
-        answer = self._http.post("/v1/jobs", json={"kind": "eval", "spec": {"kind": "eval", "eval": table}})
+        return self.post({"kind": "eval", "eval": table})
+
+    def post(self, spec: dict[str, Any]) -> str:
+        """Submit a job over the API; its id."""
+        answer = self._http.post("/v1/jobs", json={"kind": spec["kind"], "spec": spec})
         if answer.status_code != 202:
             raise RuntimeError(f"the job was refused: {answer.text}")
         return str(answer.json()["id"])
