@@ -206,7 +206,7 @@ def main() -> None:
         print(
             f"{given.samples} samples an epoch, {given.batch} a step; median (range) of {given.rounds} rounds; loss and gradient:"
         )
-        print("synthq's, and by how much TRL's is more")
+        print("of the first batch: synthq's, and by how much TRL's is more")
         for threads in map(int, given.threads.split(",")):
             print()
             figures[f"{threads} threads"] = run(config, folder, threads, given)
