@@ -204,7 +204,7 @@ def main() -> None:
     with tiny(given.model) as base, scratch() as folder:
         config = prepared(base, folder, given)
         print(
-            f"{given.samples} samples an epoch, {given.batch} a step; median (range) of {given.rounds} rounds; loss and gradient:"
+            f"{given.samples} samples an epoch, {given.batch} a step; median (range) of {given.rounds} rounds; loss and gradient"
         )
         print("of the first batch: synthq's, and by how much TRL's is more")
         for threads in map(int, given.threads.split(",")):
