@@ -132,7 +132,7 @@ def collected(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(tensors)
     found = {}
     for name, tensor in tensors.items():
-        whole = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        whole = tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
         if ranks.world()[0] == 0:
             found[name] = whole.cpu()
     return found
