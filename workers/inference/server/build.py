@@ -10,6 +10,7 @@ from workers.inference.server.ask import Reader
 from workers.inference.server.options import Options
 from workers.model.inputs import Inputs
 from workers.model.loading import load
+from workers.model.threads import settle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class Built:
 def build(options: Options) -> Built:
     """Load the model and start its engine. Raises InvalidInput, Unavailable and their like for what cannot be served."""
     loaded = load(options.model, device=options.device, dtype=options.dtype)
+    settle(sum(weight.numel() for weight in loaded.model.parameters()))
     core = Core(
         loaded,
         max_num_seqs=options.max_num_seqs,

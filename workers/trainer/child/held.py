@@ -91,9 +91,12 @@ Target: TypeAlias = Callable[[dict[str, Any], Callable[[dict[str, Any]], None], 
 
 
 def _make(settings: Settings) -> Learner:
+    from workers.model.threads import settle
     from workers.trainer.learner import Learner
 
-    return Learner(settings)
+    made = Learner(settings)
+    settle(sum(weight.numel() for weight in made.loaded.model.parameters()))
+    return made
 
 
 def _stamps(folder: str) -> tuple[Any, ...]:
