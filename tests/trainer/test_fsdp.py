@@ -228,7 +228,7 @@ def test_an_error_in_all_of_them_leaves_a_learner_that_goes_on(two: Two, tmp_pat
 
 
 def test_an_error_in_one_of_them_ends_the_other_that_waits(two: Two) -> None:
-    with pytest.raises(ChildDied, match="it was at trainer.shard_targets:stumble"):
+    with pytest.raises(ChildDied, match=r"it was at trainer\.shard_targets:stumble"):
         two("stumble", "lora", more={"rank": 1})
 
 
