@@ -51,11 +51,17 @@ class Pool:
 def pool(session: Session, spec: RlSpec, job: Job, env_version: str | None = None) -> Pool:
     """The episodes of a job that the spec's groups may begin in; ``env_version``: only those of it."""
     table, apart = spec.curriculum, frozenset((*spec.evaluation.seeds, *(spec.data.final_seeds or ())))
-    columns = (Episode.id, Episode.seed, Episode.turns, Episode.policy, Episode.unlocked, Episode.env_version)
-    query = select(*map(col, columns)).where(col(Episode.job_id) == job.id, col(Episode.state) == "done")  # type: ignore[arg-type]
-    order = (Episode.seed, Episode.member, Episode.iteration, Episode.id)
+    query = select(
+        col(Episode.id),
+        col(Episode.seed),
+        col(Episode.turns),
+        col(Episode.policy),
+        col(Episode.unlocked),
+        col(Episode.env_version),
+    ).where(col(Episode.job_id) == job.id, col(Episode.state) == "done")
+    order = [col(column) for column in (Episode.seed, Episode.member, Episode.iteration, Episode.id)]
     found, left = list[list[Any]](), Counter[str]()
-    for id, seed, turns, policy, unlocked, version in session.connection().execute(query.order_by(*map(col, order))):  # type: ignore[arg-type]
+    for id, seed, turns, policy, unlocked, version in session.connection().execute(query.order_by(*order)):
         reasons = {
             "their seeds are of evaluation or in data.final_seeds": seed in apart,
             "other policies played them": bool(table.policies) and policy not in table.policies,

@@ -84,8 +84,8 @@ def _other_model(spec: RlSpec, before: RlSpec, begin: Start, use: ModelUse | Non
     """What the checkpoint's weights would not fit."""
     instead = f"; --warmstart-from {spec.model.extended[0]} begins from its adapter, with a new optimizer"
     if use is not None and (use.base, use.adapter_path) != (begin.base, begin.adapter):
-        was, now = (" with ".join(filter(None, pair)) for pair in ((use.base, use.adapter_path), (begin.base, begin.adapter)))
-        yield Problem(key=KEY, message=f"it began from {was}, and this job from {now}; leave the model as it was")
+        then, here = (" with ".join(filter(None, pair)) for pair in ((use.base, use.adapter_path), (begin.base, begin.adapter)))
+        yield Problem(key=KEY, message=f"it began from {then}, and this job from {here}; leave the model as it was")
     for key, was, now in (
         ("model.trainer_mode", before.model.trainer_mode, spec.model.trainer_mode),
         ("lora.r", before.lora.r, spec.lora.r),

@@ -146,7 +146,10 @@ def _says(whole: Node, node: Node) -> str:
 
 def _list(whole: Node, node: Node) -> str:
     if "prefixItems" in node:
-        return f"`{json.dumps([item['const'] for item in node['prefixItems']])}`"
+        items = node["prefixItems"]
+        if all("const" in item for item in items):
+            return f"`{json.dumps([item['const'] for item in items])}`"
+        return f"list of {len(items)}: {', '.join(dict.fromkeys(_says(whole, item) for item in items))} each"
     return f"list of {_says(whole, node['items'])}"
 
 

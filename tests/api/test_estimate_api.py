@@ -1,4 +1,4 @@
-"""What a training would come to, told by the API: by the sizes of its model, and by what earlier jobs with it left in the store."""
+"""What a training would come to, by the API: from the sizes of its model, and from what earlier jobs with it have stored."""
 
 from __future__ import annotations
 
