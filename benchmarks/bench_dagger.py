@@ -4,7 +4,8 @@
 
 The tiny model, which begins at random, is first shown a few steps of the expert's own play (``--taught``), so that it mostly says
 actions. Then an rl job's rounds: it plays behind the real engine core, the product's own step asks the expert, the product's own
-update imitates it. Every round has seeds of its own. One round more than asked for tells what they taught.
+update imitates it. Every round has seeds of its own, unless they are to be the ``--same``. One more than asked for tells
+what the others taught. An adapter teaches a model to use what it sees, not to see: one that was taught little stays where it is.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def spec_of(model: Path, given: argparse.Namespace) -> Any:
             },
             "training": {"iterations": given.rounds + 1, "group_size": 1, "batch_size": 1, "seed": given.seed},
             "evaluation": {"seeds": "0-1"},
+            **({"data": {"seeds": f"100-{99 + given.episodes}"}} if given.same else {}),
         }
     )
 
@@ -101,11 +103,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (
         ("rounds", 3),
-        ("episodes", 16),
-        ("turns", 20),
-        ("taught", 12),
-        ("epochs", 8),
-        ("batch", 16),
+        ("episodes", 32),
+        ("turns", 25),
+        ("taught", 30),
+        ("epochs", 6),
+        ("batch", 32),
         ("seed", 0),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -113,14 +115,16 @@ def main() -> None:
     parser.add_argument(
         "--temperature", type=float, default=0.5, help="of play; near 0, what is measured is what it finds likeliest"
     )
+    parser.add_argument("--model", type=Path, help="a folder, in place of the tiny model that is taught here")
+    parser.add_argument("--same", action="store_true", help="play the same seeds in every round, so that rounds can be compared")
     given = parser.parse_args()
     os.environ.setdefault("SYNTHQ_WORKER_ID", "bench")
     print(machine())
     with scratch() as home, store(home):
-        found = rounds(taught(home, given), given)
+        found = rounds(given.model or taught(home, given), given)
     shares = ", ".join(f"{each['agreement']:.1%}" for each in found)
     print(f"agreement in up to {given.episodes * given.turns} turns before each round, and after the last: {shares}")
-    save("dagger", {"given": vars(given), "rounds": found})
+    save("dagger", {"given": {name: str(value) for name, value in vars(given).items()}, "rounds": found})
 
 
 if __name__ == "__main__":
