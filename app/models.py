@@ -345,7 +345,7 @@ class Artifact(SQLModel, table=True):
     job_id: str = Field(sa_column=Column(String, ForeignKey("job.id", ondelete="CASCADE"), nullable=False, index=True))
     step_id: str
     kind: str
-    """``dataset`` or ``report``, or one of FOLDER_KINDS."""
+    """``dataset``, ``report`` or ``labels``, or one of FOLDER_KINDS."""
     name: str
     """File name for people."""
     path: str
