@@ -33,7 +33,8 @@ OUT: Final = Path("out") / "demo"
 TINY: Final = OUT / "tiny"
 OWN: Final = ("SYNTHQ_URL", "SYNTHQ_API_KEY", "SYNTHQ_API_KEYS", "SYNTHQ_API_HOST", "SYNTHQ_DATABASE_URL", "SYNTHQ_REDIS_URL")
 """Variables of the user's own synthq, which the demo does not touch."""
-PLACES: Final = (Path(__file__).parents[1] / "configs", Path(sys.prefix) / "share" / "synthq" / "configs")
+SOURCES: Final = Path(__file__).parents[1]
+PLACES: Final = (SOURCES / "configs", SOURCES / "tests" / "artifacts" / "configs", Path(sys.prefix) / "share" / "synthq" / "configs")
 """Where the demo's specs may be: in a checkout, or where a package brings them."""
 
 Words = tuple[str, ...]
@@ -47,13 +48,23 @@ class Size:
     learn: Words = ()
     improve: Words = ()
     judge: Words = ()
+    rl: str = "rl_tiny.toml"
+    """The spec by which it goes on by its own play."""
 
 
 WHOLE: Final = Size()
 QUICK: Final = Size(
     play=("--seeds", "20000-20019", "--set", "eval.max_turns=100", "--set", "eval.env_config.length=100"),
-    learn=("--set", "sft.epochs=4"),
-    improve=("--iterations", "2", "--set", "rollout.episodes_per_batch=16", "--set", 'evaluation.seeds="40000-40007"'),
+    rl="rl.vision.small.toml",
+    improve=(
+        *("--name", "tiny-rl", "--iterations", "2", "--set", "training.group_size=4", "--set", "training.learning_rate=1e-3"),
+        *("--set", "rollout.episodes_per_batch=16", "--set", "rollout.max_concurrent_rollouts=16"),
+        *("--set", "rollout.max_turns=100", "--set", "training.max_turns=100", "--set", "rollout.policy_config.max_llm_calls=100"),
+        *("--set", 'rollout.reply_format="text"', "--set", 'rollout.policy_config.rules="bare"'),
+        *("--set", "rollout.policy_config.max_actions=1", "--set", "rollout.policy_config.max_tokens=4"),
+        *("--set", "rollout.env_config.image_size=63", "--set", "rollout.env_config.length=100"),
+        *("--set", 'data.final_seeds="50000-50009"'),
+    ),
     judge=("--seeds", "50000-50009"),
 )
 """A few minutes: every part is there, and too little of it to prove anything."""
@@ -124,8 +135,8 @@ class Tour:
 
     def improve(self) -> None:
         """It goes on by its own play."""
-        self._say("It goes on by its own play: what did better than the rest of its group becomes likelier.")
-        self.submit("rl", "rl", "rl_tiny.toml", "--model", str(TINY), "--warmstart-from", "tiny-sft", *self.size.improve)
+        self._say("It goes on by its own play: what came to more than was expected becomes likelier.")
+        self.submit("rl", "rl", self.size.rl, "--model", str(TINY), "--warmstart-from", "tiny-sft", *self.size.improve)
 
     def judge(self) -> None:
         """All of them play worlds that nobody has seen."""
