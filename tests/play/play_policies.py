@@ -105,7 +105,7 @@ class Fragile(Random):
                 _file().unlink()
             _HAPPENS[trouble["what"]]()
         if (get_settings().home / "slow").exists():
-            await asyncio.sleep(0.005)  # so that the rest of the episode outlasts the keeper's next look
+            await asyncio.sleep(0.02)  # so that the rest of the episode outlasts the keeper's next look
         return await super().reply(request)
 
 

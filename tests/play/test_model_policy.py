@@ -115,10 +115,10 @@ def test_an_engine_tells_where_the_time_went(engine: Engine) -> None:
 
 
 def test_the_parts_of_the_time_that_vllm_tells_are_kept_and_the_rest_is_http() -> None:
-    metrics = {"queue_time_ms": 0.5, "time_to_first_token_ms": 2.0, "generation_time_ms": 3.0, "mean_itl_ms": None}
+    metrics = {"queue_time_ms": 0.05, "time_to_first_token_ms": 0.2, "generation_time_ms": 0.3, "mean_itl_ms": None}
     turn = only_turn(_with_vllm(metrics))
-    assert {name: turn.timings[name] for name in ("queue", "prefill", "decode")} == {"queue": 0.5, "prefill": 2.0, "decode": 3.0}
-    assert turn.timings["http"] == pytest.approx(turn.reply["notes"]["latency_ms"] - 5.5, abs=0.01)
+    assert {name: turn.timings[name] for name in ("queue", "prefill", "decode")} == {"queue": 0.05, "prefill": 0.2, "decode": 0.3}
+    assert turn.timings["http"] == pytest.approx(turn.reply["notes"]["latency_ms"] - 0.55, abs=0.01)
 
 
 def test_time_of_which_an_engine_tells_no_part_is_named_as_the_engines() -> None:

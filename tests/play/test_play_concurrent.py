@@ -150,7 +150,7 @@ def test_a_database_that_goes_away_costs_no_stored_turn(at_once: int) -> None:
 def test_when_the_time_is_used_up_those_under_way_play_to_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
     force(monkeypatch, 3)
     make_trouble("slow", seed=2, turn=0)
-    with use_settings(SYNTHQ_STEP_BUDGET_S="0.1"):
+    with use_settings(SYNTHQ_STEP_BUDGET_S="0.3"):
         job_id = submit()
         assert work(1) == 1
     assert set(played(job_id)) == {(0, 0), (1, 0), (2, 0)}

@@ -325,7 +325,7 @@ def test_a_postgres_store_of_an_older_version_comes_over(sqlite_store: str, othe
 
 def test_a_store_of_the_first_release_comes_over(store: str, other: Home) -> None:
     with other.sql() as source:
-        for column in ("scores", "task_id", "split"):
+        for column in ("scores", "task_id", "split", "start", "start_of"):
             source.execute(f"ALTER TABLE episode DROP COLUMN {column}")
         if "stored_at" in [row[1] for row in source.execute("PRAGMA table_info(frame)")]:
             source.execute("ALTER TABLE frame DROP COLUMN stored_at")
