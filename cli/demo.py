@@ -34,7 +34,8 @@ TINY: Final = OUT / "tiny"
 OWN: Final = ("SYNTHQ_URL", "SYNTHQ_API_KEY", "SYNTHQ_API_KEYS", "SYNTHQ_API_HOST", "SYNTHQ_DATABASE_URL", "SYNTHQ_REDIS_URL")
 """Variables of the user's own synthq, which the demo does not touch."""
 SOURCES: Final = Path(__file__).parents[1]
-PLACES: Final = (SOURCES / "configs", SOURCES / "tests" / "artifacts" / "configs", Path(sys.prefix) / "share" / "synthq" / "configs")
+BROUGHT: Final = Path(sys.prefix) / "share" / "synthq" / "configs"
+PLACES: Final = (SOURCES / "configs", SOURCES / "tests" / "artifacts" / "configs", BROUGHT)
 """Where the demo's specs may be: in a checkout, or where a package brings them."""
 
 Words = tuple[str, ...]
@@ -59,8 +60,15 @@ QUICK: Final = Size(
     improve=(
         *("--name", "tiny-rl", "--iterations", "2", "--set", "training.group_size=4", "--set", "training.learning_rate=1e-3"),
         *("--set", "rollout.episodes_per_batch=16", "--set", "rollout.max_concurrent_rollouts=16"),
-        *("--set", "rollout.max_turns=100", "--set", "training.max_turns=100", "--set", "rollout.policy_config.max_llm_calls=100"),
-        *("--set", 'rollout.reply_format="text"', "--set", 'rollout.policy_config.rules="bare"'),
+        *("--set", "rollout.max_turns=100", "--set", "training.max_turns=100"),
+        *(
+            "--set",
+            "rollout.policy_config.max_llm_calls=100",
+            "--set",
+            'rollout.reply_format="text"',
+            "--set",
+            'rollout.policy_config.rules="bare"',
+        ),
         *("--set", "rollout.policy_config.max_actions=1", "--set", "rollout.policy_config.max_tokens=4"),
         *("--set", "rollout.env_config.image_size=63", "--set", "rollout.env_config.length=100"),
         *("--set", 'data.final_seeds="50000-50009"'),
