@@ -53,25 +53,32 @@ class Size:
     """The spec by which it goes on by its own play."""
 
 
+def _sets(*pairs: str) -> Words:
+    return tuple(word for pair in pairs for word in ("--set", pair))
+
+
 WHOLE: Final = Size()
 QUICK: Final = Size(
-    play=("--seeds", "20000-20019", "--set", "eval.max_turns=100", "--set", "eval.env_config.length=100"),
+    play=("--seeds", "20000-20019", *_sets("eval.max_turns=100", "eval.env_config.length=100")),
     rl="rl.vision.small.toml",
     improve=(
-        *("--name", "tiny-rl", "--iterations", "2", "--set", "training.group_size=4", "--set", "training.learning_rate=1e-3"),
-        *("--set", "rollout.episodes_per_batch=16", "--set", "rollout.max_concurrent_rollouts=16"),
-        *("--set", "rollout.max_turns=100", "--set", "training.max_turns=100"),
-        *(
-            "--set",
-            "rollout.policy_config.max_llm_calls=100",
-            "--set",
+        *("--name", "tiny-rl", "--iterations", "2"),
+        *_sets(
+            "training.group_size=4",
+            "training.learning_rate=1e-3",
+            "training.max_turns=100",
+            "rollout.max_turns=100",
+            "rollout.episodes_per_batch=16",
+            "rollout.max_concurrent_rollouts=16",
             'rollout.reply_format="text"',
-            "--set",
             'rollout.policy_config.rules="bare"',
+            "rollout.policy_config.max_actions=1",
+            "rollout.policy_config.max_tokens=4",
+            "rollout.policy_config.max_llm_calls=100",
+            "rollout.env_config.image_size=63",
+            "rollout.env_config.length=100",
+            'data.final_seeds="50000-50009"',
         ),
-        *("--set", "rollout.policy_config.max_actions=1", "--set", "rollout.policy_config.max_tokens=4"),
-        *("--set", "rollout.env_config.image_size=63", "--set", "rollout.env_config.length=100"),
-        *("--set", 'data.final_seeds="50000-50009"'),
     ),
     judge=("--seeds", "50000-50009"),
 )
