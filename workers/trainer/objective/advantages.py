@@ -181,6 +181,11 @@ def estimate(name: str, group: Group, options: Options | None = None) -> Estimat
         differences, unit = [returns_to_go(group.rewards[0], options.discount)], 1.0
     else:
         differences, unit = ESTIMATORS[name](group, options)
+    return judged(differences, options, unit=unit)
+
+
+def judged(differences: list[Values], options: Options, *, unit: float = 1.0) -> Estimate:
+    """Differences of a group's turns from what was expected, in units of ``unit``; zeros where there is nothing to learn."""
     spread = float(max(np.abs(values).max() for values in differences))
     if spread <= options.least_spread:
         return Estimate(advantages=[np.zeros(len(values)) for values in differences], spread=spread, flat=True)

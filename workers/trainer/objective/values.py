@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import InvalidInput
-from workers.trainer.objective.advantages import Estimate, Group, Options, Values, returns_to_go
+from workers.trainer.objective.advantages import Estimate, Group, Options, Values, judged, returns_to_go
 
 GAE: Final = "gae"
 """The estimator's name."""
@@ -46,7 +46,7 @@ def gae(groups: Sequence[Group], states: Sequence[Sequence[States]], options: Op
     values = _cross_fitted([_features(one) for one in shown], returns, parts)
     differences = [_advantages(*each, options) for each in zip(rewards, values, strict=True)]
     left = iter(differences)
-    estimates = [_estimate([next(left) for _ in group.rewards], options) for group in groups]
+    estimates = [judged([next(left) for _ in group.rewards], options) for group in groups]
     return estimates, _explained(returns, values)
 
 
@@ -84,12 +84,6 @@ def _advantages(rewards: Values, values: Values, options: Options) -> Values:
     after = np.append(values[1:], 0.0)
     surprise = rewards + options.discount * after - values
     return returns_to_go(surprise, options.discount * options.gae_lambda)
-
-
-def _estimate(differences: list[Values], options: Options) -> Estimate:
-    spread = float(max(np.abs(one).max() for one in differences))
-    flat = spread <= options.least_spread
-    return Estimate(advantages=[np.zeros(len(one)) for one in differences] if flat else differences, spread=spread, flat=flat)
 
 
 def _explained(returns: Sequence[Values], values: Sequence[Values]) -> float:
