@@ -48,8 +48,8 @@ from app.specs.vision import disagreement
 
 TRAIN: Final = "train"
 EVALUATION: Final = "evaluation"
-PURPOSES: Final = (TRAIN, EVALUATION)
-"""What an episode of the job is played for."""
+BLANK: Final = "blank"
+"""What an episode of the job is played for: to learn from, to try the model, and to try it with black pictures."""
 STEPS_WANTED: Final = 4
 """Steps that an iteration's play is cut into: episodes of one share an engine's batch, and several workers may play."""
 MOST_A_STEP: Final = 256
@@ -169,10 +169,15 @@ class RlSpec(Spec):
             return iteration == self.end or self.evaluation.at_start
         return iteration % self.evaluation.every_n_iters == 0
 
+    def blanked(self, iteration: int) -> bool:
+        """Whether the model is tried with black pictures too before update ``iteration``; for ``end``: at the end."""
+        every = self.evaluation.blank_frames_every_n_iters
+        return bool(every) and self.evaluated(iteration) and (iteration == self.end or iteration % every == 0)
+
     def estimate(self) -> dict[str, int]:
         """What the job comes to at the most: a turn is a sample, and episodes may end early."""
         turns = min(self.rollout.max_turns, self.rollout.max_llm_calls or self.rollout.max_turns)
-        evaluations = sum(self.evaluated(i) for i in range(self.begun, self.end + 1))
+        evaluations = sum(self.evaluated(i) + self.blanked(i) for i in range(self.begun, self.end + 1))
         played = self.iterations * self.rollout.episodes
         tried = evaluations * len(self.evaluation.played) * self.evaluation.episodes_per_seed
         each, imitated = self.rollout.episodes * turns, self.dagger.of(self.rounds)
@@ -239,17 +244,20 @@ class RlSpec(Spec):
 
     def play(self, purpose: str = "") -> EvalTable:
         """How an episode is played to try the model, or else to learn from, in the words of an eval."""
-        tried = purpose == EVALUATION
+        tried = purpose in (EVALUATION, BLANK)
         rollout = {name: getattr(self.rollout, name) for name in PlayTable.model_fields}
         if tried and self.evaluation.temperature is not None:
             rollout["temperature"] = self.evaluation.temperature
+        data = self.data
+        splits = {TRAIN: data.split, EVALUATION: data.evaluation_split, BLANK: data.blank_split}
         return _Play(
             **rollout,
+            blank_frames=purpose == BLANK,
             policies=(self.label,),
             seeds=self.evaluation.played if tried else tuple(self.seeds_of(0)),
             episodes_per_seed=self.evaluation.episodes_per_seed if tried else self.training.group_size,
             episodes_in_flight=self.episodes_a_step,
-            split=self.data.evaluation_split if tried else self.data.split,
+            split=splits[purpose or TRAIN],
         )
 
     # -- what cannot be, and what looks like a mistake --------------------------------------------------------------------
@@ -278,6 +286,12 @@ class RlSpec(Spec):
         yield from too_small(self.vllm, pictures=int(policy.use_vision), max_tokens=policy.max_tokens)
         if self.training.sharding == "fsdp" and self.model.trainer_mode == "qlora":
             yield Clash("training.sharding", f'"fsdp" {FOUR_BITS}')
+        if self.evaluation.blank_frames_every_n_iters and not policy.use_vision:
+            yield Clash(
+                "evaluation.blank_frames_every_n_iters",
+                f"{self.evaluation.blank_frames_every_n_iters} needs rollout.policy_config.use_vision = true: there is no "
+                "picture that could be black",
+            )
         if self.lora.r > self.vllm.max_lora_rank:
             yield Clash("vllm.max_lora_rank", f"{self.vllm.max_lora_rank} is below lora.r = {self.lora.r}; write that or more")
         tensor_parallel = self.topology.tensor_parallel if self.topology else None
@@ -344,7 +358,7 @@ class RlSpec(Spec):
 
     def _about_learning(self) -> Iterator[str]:
         training, n = self.training, self.evaluation.every_n_iters
-        if training.group_size == 1:
+        if training.group_size == 1 and self.algorithm.estimator != "gae":
             yield (
                 "training.group_size: 1 leaves nobody to compare with, so what counts is the plain return, and every reward "
                 "teaches; write 2 or more"

@@ -11,7 +11,7 @@ import pytest
 from app import specs
 from app.errors import SpecProblems
 from app.specs import RlSpec
-from app.specs.rl import EVALUATION, TRAIN
+from app.specs.rl import BLANK, EVALUATION, TRAIN
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = ROOT / "configs" / "crafter_rl_vision_qwen3vl4b.toml"
@@ -227,6 +227,8 @@ def test_a_group_of_one_and_an_evaluation_that_is_never_due_are_told() -> None:
     told = cautions(loaded(SMALL))
     assert "nobody to compare with" in told["training.group_size"]
     assert "never reached in 1 iteration" in told["evaluation.every_n_iters"]
+    valued = cautions(made(training={"group_size": 1}, algorithm={"estimator": "gae"}))
+    assert "training.group_size" not in valued  # a state's value is there to compare with
     plain = cautions(made(training={"iterations": 11}))
     assert not {"training.group_size", "evaluation.every_n_iters"} & set(plain)
     assert "evaluation.every_n_iters" in cautions(made(training={"iterations": 10}))
@@ -301,6 +303,16 @@ def test_the_newer_policy_table_of_that_project_is_read() -> None:
         ({"data": {"seed_start": 2**31 - 10}}, "data.seed_start", "the last one is 2147483647"),
         ({"data": {"episodes_per_iteration": 32}}, "data.episodes_per_iteration", "does not agree"),
         ({"evaluation": {"instances": 20}}, "evaluation.instances", "no whole number each; write 16"),
+        ({"evaluation": {"blank_frames_every_n_iters": 15}}, "evaluation.blank_frames_every_n_iters", "write 20"),
+        (
+            {
+                "evaluation": {"blank_frames_every_n_iters": 10},
+                "rollout": {"policy_config": {"use_vision": False, "image_only_mode": False}},
+            },
+            "evaluation.blank_frames_every_n_iters",
+            "no picture that could be black",
+        ),
+        ({"data": {"split": "x-blank", "evaluation_split": "x"}}, "data.split", "black pictures"),
         ({"rollout": {"temperature": 0.0}}, "rollout.temperature", "nothing to compare"),
         ({"rollout": {"engine": "vllm", "temperature": 3.0}}, "rollout.temperature", "is above 2"),
         ({"rollout": {"save_frames": "none"}}, "rollout.save_frames", "without the pictures"),
@@ -406,3 +418,14 @@ def test_all_linear_is_explained_to_who_wrote_it_and_to_nobody_else() -> None:
     again = specs.parse("rl", specs.resolved(made()))
     assert isinstance(again, RlSpec)
     assert "lora.target_modules" not in cautions(again)
+
+
+def test_a_try_with_black_pictures_goes_with_an_evaluation_that_sees() -> None:
+    spec = made(training={"iterations": 12}, evaluation={"every_n_iters": 2, "blank_frames_every_n_iters": 4, "at_start": False})
+    assert [i for i in range(13) if spec.blanked(i)] == [4, 8, 12]
+    assert not any(made().blanked(i) for i in range(60)), "nobody asked for it"
+    blind, tried = spec.play(BLANK), spec.play(EVALUATION)
+    assert blind == tried.model_copy(update={"blank_frames": True, "split": "evaluation-blank"})
+    plain = made(training={"iterations": 12}, evaluation={"every_n_iters": 2, "at_start": False})
+    each = len(spec.evaluation.played)
+    assert spec.estimate()["evaluation_episodes"] == plain.estimate()["evaluation_episodes"] + 3 * each
