@@ -1,7 +1,7 @@
 # synthq: set up, check and try it. Needs make, a POSIX shell and Python 3.11 or newer; everything else goes into .venv.
 
 # What the caller's shell says about Python must not reach the environment made here.
-unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV
+unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV
 export PYTHONNOUSERSITE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -36,7 +36,7 @@ demo: $(DEMO)  ## Teach a tiny model Crafter from pictures, improve it, prove it
 demo-quick: $(DEMO)  ## The same in a few minutes, with too little of everything to prove much
 	@$(RUN) -m cli.main demo --quick $(if $(filter-out 0,$(KEEP)),--keep) $(DEMO_ARGS)
 
-test: $(DEV)  ## Pass the tests on every core, four at the most (ARGS="-k name" passes words to pytest)
+test: $(DEV)  ## Pass the tests, one at once more than there are cores, at most four (ARGS="-k name" passes words to pytest)
 	@$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(DEV)  ## Read the code: ruff, mypy, import-linter, and the constraints file

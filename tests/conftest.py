@@ -35,13 +35,19 @@ os.environ |= sharing()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores, for tests wait much: for processes that start, for leases that end."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put files that take long first, so that at the end no core waits for another one: first those that have a test marked
-    slow, then those that start processes or models. `make test` deals files out in this order (--no-loadscope-reorder; else
-    those of the fewest tests come last, which are often the longest)."""
+    slow, then those that start vLLM, other processes or models. `make test` deals files out in this order
+    (--no-loadscope-reorder; else those of the fewest tests come last, which are often the longest)."""
     weights = dict.fromkeys((item.path for item in items), 0)
     for item in items:
-        for weight, mark in enumerate(("vision", "integration", "slow"), start=1):
+        for weight, mark in enumerate(("vision", "integration", "vllm", "slow"), start=1):
             if item.get_closest_marker(mark):
                 weights[item.path] = max(weights[item.path], weight)
     items.sort(key=lambda item: -weights[item.path])
