@@ -18,7 +18,7 @@ from schemathesis.config import (
 )
 from schemathesis.engine import events
 
-LEAST_S, MOST_S = 10, 240
+LEAST_S, MOST_S = 3, 240
 """How long requests are made: as long as the first says, and on a busy machine until every route had enough of them."""
 CHECKS = ("not_a_server_error", "response_schema_conformance")
 

@@ -14,7 +14,7 @@ from app.supervisor.state import end_leftovers, identity, read_state
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-SPEC = {"eval": {"env": "crafter", "seeds": "0-15", "policies": ["scripted"], "save_frames": "none"}}
+SPEC = {"eval": {"env": "crafter", "seeds": "0-5", "policies": ["scripted"], "episodes_per_step": 2, "save_frames": "none"}}
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_killed_workers_step_goes_back_at_once_and_the_job_ends_well(synthq: h
         "the job ends",
         timeout_s=120,
     )
-    assert (job["state"], job["progress"]["done"]) == ("succeeded", 16)
+    assert (job["state"], job["progress"]["done"]) == ("succeeded", 6)
 
 
 def test_down_hands_work_back_and_leaves_nothing_running(synthq: httpx.Client, home: Home) -> None:
@@ -78,5 +78,5 @@ def test_down_hands_work_back_and_leaves_nothing_running(synthq: httpx.Client, h
     assert again.returncode == 0, again.stderr
     with httpx.Client(base_url=home.state()["facts"]["api"], trust_env=False, timeout=20) as client:
         until(
-            lambda: client.get(f"/v1/jobs/{job_id}").json()["progress"]["done"] == 16, "the job went on to its end", timeout_s=120
+            lambda: client.get(f"/v1/jobs/{job_id}").json()["progress"]["done"] == 6, "the job went on to its end", timeout_s=120
         )
