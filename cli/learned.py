@@ -16,8 +16,12 @@ def told(summary: Json) -> list[str]:
     """The summary of an rl job, as lines."""
     curve = [point for point in summary.get("curve") or [] if isinstance(point, dict)]
     best = (summary.get("best") or {}).get("iteration")
-    rows = [_row(point, best) for point in _few(curve)]
-    lines = show.table(["updates", "episodes", "achievements", "crafter score", "return", "invalid", ""], rows) if rows else []
+    blank = any("blank" in point for point in curve)
+    rows = [_row(point, best, blank=blank) for point in _few(curve)]
+    dark = ["black pictures"] if blank else []
+    lines = (
+        show.table(["updates", "episodes", "achievements", *dark, "crafter score", "return", "invalid", ""], rows) if rows else []
+    )
     confidence = next((point["confidence"] for point in curve if point.get("confidence")), None)
     if confidence:
         lines.append(f"mean [low, high]: {confidence:.0%} intervals over seeds that are not learnt from")
@@ -29,15 +33,16 @@ def _few(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return curve if len(curve) <= MOST_POINTS else [*curve[:half], {}, *curve[-half:]]
 
 
-def _row(point: Json, best: object) -> list[object]:
+def _row(point: Json, best: object, *, blank: bool) -> list[object]:
     if not point:
-        return ["...", "", "", "", "", "", ""]
+        return ["...", "", "", "", "", "", "", *([""] if blank else [])]
     outcomes = point.get("outcomes") or {}
     turns = sum(outcomes.values())
     return [
         point.get("iteration"),
         f"{point.get('episodes')} of {point.get('asked')}",
         show.figure(point.get("achievements")),
+        *([show.figure((point.get("blank") or {}).get("achievements"))] if blank else []),
         f"{text} %" if (text := show.figure(point.get("crafter_score"))) != "-" else text,
         show.figure(point.get("return")),
         f"{1 - outcomes.get('ok', 0) / turns:.1%}" if turns else "-",

@@ -48,6 +48,8 @@ class Asked:
     iteration: int | None
     table: dict[str, Any]
     """What its episodes were played by: a resolved table of an eval."""
+    without: str | None = None
+    """A split of its job whose episodes are none of its own."""
 
 
 def arms(session: Session, refs: Sequence[str]) -> list[Arm]:
@@ -97,7 +99,9 @@ def _asked(session: Session, ref: str) -> list[Asked]:
         if policy not in policies:
             raise UnknownName(f"policy of job {job.id}", policy, policies)
         policies = [policy]
-    return [Asked(job=job, policy=policy, iteration=iteration, table=table.model_dump(mode="json")) for policy in policies]
+    without = spec.data.blank_split if isinstance(spec, RlSpec) else None
+    dumped = table.model_dump(mode="json")
+    return [Asked(job=job, policy=policy, iteration=iteration, table=dumped, without=without) for policy in policies]
 
 
 def _iteration(session: Session, job: Job, spec: RlSpec, wanted: int | None) -> int:
@@ -110,6 +114,7 @@ def _iteration(session: Session, job: Job, spec: RlSpec, wanted: int | None) -> 
     query = select(col(Episode.iteration), col(Episode.seed), func.count()).where(
         col(Episode.job_id) == job.id, col(Episode.state) == "done"
     )
+    query = query.where(col(Episode.split) != spec.data.blank_split)
     counts: Counter[int] = Counter()
     for iteration, seed, count in session.connection().execute(query.group_by(col(Episode.iteration), col(Episode.seed))):
         counts[iteration] += count if seed in seeds else 0
@@ -128,6 +133,8 @@ def _arm(session: Session, asked: Asked, label: str) -> Arm:
         col(Episode.iteration) == (asked.iteration or 0),
         col(Episode.policy) == asked.policy,
     )
+    if asked.without is not None:
+        query = query.where(col(Episode.split) != asked.without)
     rows = session.connection().execute(query.order_by(col(Episode.seed), col(Episode.member))).all()
     done = [row for row in rows if row.state == "done"]
     return Arm(

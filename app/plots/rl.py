@@ -4,7 +4,8 @@
     begin -> {play/0, eval/0} -> {update/0, score/0, play/1} -> {update/1, play/2} -> ... -> report -> keep      staleness 1
 
 Where groups begin in the middle of episodes (``[curriculum]``), a step ``starts`` beside ``begin`` says which there are.
-``eval/<i>`` tries the model after ``i`` updates, so no update runs beside it. Update ``i`` learns from play ``i``, and goes on
+``eval/<i>`` tries the model after ``i`` updates, so no update runs beside it; ``blank/<i>``, where it is due, does so with black
+pictures. Update ``i`` learns from play ``i``, and goes on
 when ``rollout.min_share`` of it was played; what was not is counted by the report. A step that plays and fails is played once
 more, each of its episodes apart. In a round of DAgger (``[dagger]``) the expert is asked about play ``i`` before the update,
 ``label/<i>``, and nothing is played ahead of the first update from rewards but in its own turn.
@@ -25,7 +26,7 @@ from app.models import JobState, Queue, StepState
 from app.plots.base import Ending, EpisodeId, JobView, StepPlan, StepView
 from app.plots.curriculum import STARTS, begun_at, groups_of, pool_of, starts_step
 from app.plots.play import PLAY, apart, chunks, play_step
-from app.specs.rl import EVALUATION, TRAIN, RlSpec
+from app.specs.rl import BLANK, EVALUATION, TRAIN, RlSpec
 
 BEGIN, LABEL, UPDATE, SCORE, REPORT, KEEP = "begin", "label", "update", "rl_score", "rl_report", "keep"
 """Kinds of the steps that play nothing."""
@@ -45,6 +46,12 @@ def evaluation_of(spec: RlSpec, iteration: int) -> list[EpisodeId]:
     """The episodes in which the model is tried after so many updates."""
     members = range(spec.evaluation.episodes_per_seed)
     return [(iteration, seed, member) for seed in spec.evaluation.played for member in members]
+
+
+def blank_of(spec: RlSpec, iteration: int) -> list[EpisodeId]:
+    """The episodes in which it is tried with black pictures: members beside those of the evaluation, of the same seeds."""
+    each = spec.evaluation.episodes_per_seed
+    return [(iteration, seed, each + member) for _, seed, member in evaluation_of(spec, iteration)]
 
 
 class RlPlot:
@@ -199,7 +206,11 @@ class _Course:
         over = self._stopped is not None or iteration == self._spec.end
         if not over and not self._spec.evaluated(iteration):
             return []
-        return self._missing(f"eval/{iteration}", evaluation_of(self._spec, iteration), EVALUATION)
+        seen = self._missing(f"eval/{iteration}", evaluation_of(self._spec, iteration), EVALUATION)
+        every = self._spec.evaluation.blank_frames_every_n_iters
+        if not (self._spec.blanked(iteration) or (over and every)):
+            return seen
+        return [*seen, *self._missing(f"blank/{iteration}", blank_of(self._spec, iteration), BLANK)]
 
     def _missing(
         self, key: str, episodes: Sequence[EpisodeId], purpose: str, starts: Mapping[int, tuple[str, int]] | None = None

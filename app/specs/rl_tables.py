@@ -223,6 +223,13 @@ class DataTable(Table):
     def checks(self) -> Iterator[Clash]:
         if self.split == self.evaluation_split:
             yield Clash("evaluation_split", f"{shown(self.split)} is the split of training as well; give it another name")
+        if self.split == self.blank_split:
+            yield Clash("split", f"{shown(self.split)} is the split of evaluations with black pictures; give it another name")
+
+    @property
+    def blank_split(self) -> str:
+        """The split of episodes in which the model is tried with black pictures."""
+        return f"{self.evaluation_split}-blank"
 
 
 class EvaluationTable(Table):
@@ -236,10 +243,20 @@ class EvaluationTable(Table):
     """Iterations between two evaluations."""
     at_start: bool = True
     """Try the model before the first update too, so that the curve has a beginning."""
+    blank_frames_every_n_iters: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    """Iterations between two evaluations that are played once more, and at the end, with black pictures in place of frames: how
+    much worse that is tells how much the model looks at them; 0: never."""
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
     """Sampling temperature; no value: that of training, and the same for all that are compared."""
 
     def checks(self) -> Iterator[Clash]:
+        blank, every = self.blank_frames_every_n_iters, self.every_n_iters
+        if blank % every:
+            yield Clash(
+                "blank_frames_every_n_iters",
+                f"{blank} is no multiple of every_n_iters = {every}, and play with black pictures is compared with an evaluation "
+                f"that sees; write {-(-blank // every) * every}",
+            )
         count, seeds = self.instances, len(self.seeds)
         if count is not None and count > seeds and count % seeds:
             yield Clash(

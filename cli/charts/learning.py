@@ -56,8 +56,9 @@ class Stack:
 
 
 def _tried(name: str, title: str, *, scale: float = 1.0, played: str = "") -> Panel:
-    lines = [Line(EVAL, name, "evaluation", scale)]
-    return Panel(title, tuple([*lines, Line(UPDATE, played, "training", scale)] if played else lines))
+    lines = [Line(EVAL, name, "evaluation", scale), Line(UPDATE, played, "training", scale)]
+    blank = Line(EVAL, f"blank/{name}", "evaluation with black pictures", scale)
+    return Panel(title, tuple([*lines, blank] if played else lines[:1]))
 
 
 PANELS: Final[tuple[Panel | Stack, ...]] = (

@@ -115,7 +115,7 @@ def rl_job(*, name: str = "trained", state: str = "succeeded", **evaluation: Any
     return row
 
 
-def played(of: Job, iteration: int, seeds: range, *achievements: str, member: int = 0) -> None:
+def played(of: Job, iteration: int, seeds: range, *achievements: str, member: int = 0, split: str = "evaluation") -> None:
     """Rows of episodes of an rl job."""
     with db.writing() as session:
         for seed in seeds:
@@ -127,6 +127,7 @@ def played(of: Job, iteration: int, seeds: range, *achievements: str, member: in
                     iteration=iteration,
                     seed=seed,
                     member=member,
+                    split=split,
                     env="crafter",
                     env_version="1",
                     policy="model:/models/tiny",
@@ -157,6 +158,18 @@ def test_an_rl_job_is_its_last_whole_evaluation_and_by_name_any_other(api: TestC
     ]
     assert [result["achievements"]["mean"] for result in found["results"].values()] == [1.0, 5.0]
     assert found["differences"][0]["achievements"]["mean"] == 4.0
+
+
+def test_play_with_black_pictures_is_no_part_of_an_evaluation(api: TestClient) -> None:
+    trained = rl_job(blank_frames_every_n_iters=2)
+    played(trained, 4, range(100, 103), *ACHIEVEMENTS[:5])
+    played(trained, 4, range(100, 103), *ACHIEVEMENTS[:1], member=1, split="evaluation-blank")
+    played(trained, 6, range(100, 102), *ACHIEVEMENTS[:5])
+    played(trained, 6, range(100, 102), *ACHIEVEMENTS[:1], member=1, split="evaluation-blank")
+    (arm, _) = compared(api, "trained", "trained@6")["arms"]
+    assert (arm["iteration"], arm["asked"]) == (4, 3), "what was played blind makes no evaluation whole"
+    found = compared(api, "trained@4", "trained@6")
+    assert [result["achievements"]["mean"] for result in found["results"].values()] == [5.0, 5.0]
 
 
 def test_an_evaluation_that_was_not_made_is_refused_with_those_that_were(api: TestClient) -> None:

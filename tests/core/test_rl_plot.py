@@ -241,3 +241,22 @@ def test_no_more_episodes_are_under_way_at_once_than_the_spec_allows(staleness: 
     spec = spec_of(rollout=rollout, training={"staleness": staleness})
     assert PLOT.most_at_once(specs.resolved(spec)) == most
     assert spec.episodes_a_step * most <= 8
+
+
+def test_where_it_is_due_and_at_the_end_the_model_is_tried_with_black_pictures_too() -> None:
+    job = Job(spec_of(evaluation={"blank_frames_every_n_iters": 4, "instances": 4}))
+    assert job.run().state == JobState.SUCCEEDED
+    assert [phase for phase in job.keys if "eval" in phase] == ["play/0 eval/0 blank/0", "play/2 eval/2", "eval/4 blank/4"]
+    asked = [job.plan(f"{key}/4/{part}").payload for key in ("eval", "blank") for part in (0, 1)]
+    assert [payload["purpose"] for payload in asked] == ["evaluation", "evaluation", "blank", "blank"]
+    members = {payload["purpose"]: sorted(member for _, _, member in payload["episodes"]) for payload in asked}
+    assert members == {"evaluation": [0, 1], "blank": [2, 3]}, "no episode is another one"
+
+
+def test_a_job_that_ends_early_is_tried_blind_where_it_stands() -> None:
+    job = Job(spec_of(evaluation={"blank_frames_every_n_iters": 4}, caps={"max_hours": 1.0}), seconds=7200.0)
+    assert job.run().state == JobState.SUCCEEDED
+    assert job.keys == ["begin", "eval/0 blank/0", "report", "keep"]
+    never = Job(spec_of(caps={"max_hours": 1.0}), seconds=7200.0)
+    never.run()
+    assert never.keys == ["begin", "eval/0", "report", "keep"]

@@ -19,13 +19,16 @@ from sqlmodel import col, select
 
 from app import artifacts, claims, db, lifecycle, specs
 from app.endpoints import publish
-from app.models import ITS_OWN, Artifact, Episode, Job, Queue
+from app.models import ITS_OWN, Artifact, Episode, FrameRow, Job, Queue
 from app.specs import RlSpec
 from app.store import jobs, metrics
+from workers.rollout import report_rl
+from workers.transport.pixels import decode_png
 
 pytestmark = pytest.mark.usefixtures("sqlite_store", "no_pauses")
 
 LABEL = f"model:{BASE}"
+SPLITS = ("evaluation", "evaluation-blank")
 
 
 def spec_of(**tables: Any) -> RlSpec:
@@ -253,3 +256,54 @@ def test_the_expert_says_of_every_state_that_was_reached_what_it_would_have_done
     assert ended.state == "succeeded", ended.reason
     reached = sum(row.turns for row in rows_of(job_id) if row.split == "train")
     assert (ended.summary or {})["lines"] == reached == 24
+
+
+def test_play_with_black_pictures_stands_beside_the_evaluation_and_counts_for_nothing_else(engine: Engine) -> None:
+    black = Counter[bytes]()
+    job_id = submit(spec_of(evaluation={"blank_frames_every_n_iters": 2, "seeds": "0-3"}))
+    ended = run(engine, job_id)
+    summary = ended.summary or {}
+    rows = rows_of(job_id)
+    blind = [row for row in rows if row.split == "evaluation-blank"]
+    assert Counter((row.iteration, row.member) for row in blind) == {(0, 1): 4, (2, 1): 4}
+    with db.reading() as session:
+        for row in blind:
+            for turn in turn_rows(row.id):
+                frame = session.get(FrameRow, turn.frame)
+                assert frame is not None
+                black[decode_png(frame.png or b"").tobytes()] += 1
+    (pixels,) = black
+    assert set(pixels) == {0}
+
+    assert [(point["iteration"], point["episodes"], "blank" in point) for point in summary["curve"]] == [
+        (0, 4, True),
+        (1, 4, False),
+        (2, 4, True),
+    ]
+    last = summary["curve"][2]
+    seen, unseen = ({row.seed: row.unlocked for row in rows if (row.iteration, row.split) == (2, s)} for s in SPLITS)
+    assert last["blank"]["achievements"]["mean"] == sum(unseen.values()) / 4
+    assert last["blank"]["gap"]["achievements"]["mean"] == sum(seen[seed] - unseen[seed] for seed in range(4)) / 4
+    with db.reading() as session:
+        values = {point.index: point.values for point in metrics.series(session, job_id, "eval")}
+    assert values[2]["blank_gap/achievements"] == last["blank"]["gap"]["achievements"]["mean"]
+    assert "blank/achievements" not in values[1]
+
+
+def test_a_model_that_plays_as_well_with_black_pictures_is_told_of(engine: Engine) -> None:
+    job_id = submit(spec_of(evaluation={"blank_frames_every_n_iters": 2, "temperature": 0.0}))
+    run(engine, job_id)  # what answers goes by the seed, whatever is shown
+    warned = [event for event in job_events(job_id) if event.type == "rl.blind"]
+    assert [(event.level, event.data["iteration"]) for event in warned] == [("warning", 0), ("warning", 2)]
+    assert warned[1].message.startswith("after 2 updates black pictures do as well as true ones, as far as 2 seeds can tell: ")
+
+
+def test_what_sees_better_than_it_guesses_is_not_told_of() -> None:
+    gap = {"seeds": 9, "achievements": {"mean": 0.5, "low": 0.1, "high": 0.9}, "return": {"mean": 0.1, "low": -0.2, "high": 0.4}}
+    blank = {"achievements": {"mean": 1.0}, "gap": gap}
+    assert report_rl.as_well_blind({"iteration": 3, "blank": blank}) is None
+    gap["achievements"] = {"mean": 0.5, "low": -0.1, "high": 1.1}
+    told = report_rl.as_well_blind({"iteration": 1, "blank": blank})
+    assert told is not None
+    assert "after 1 update black" in told
+    assert "9 seeds can tell: 1.00 achievements, and with true ones 0.50 [-0.10, 1.10] more" in told

@@ -2,7 +2,7 @@
 
 An evaluation is scored by the code that scores an eval, so its figures mean the same. ``eval/<i>`` is what the model came to
 after ``i`` updates, played with version ``i + 1`` of the adapter. As the best counts the evaluation with the most achievements,
-of equal ones the latest.
+of equal ones the latest. What was played with black pictures stands beside the evaluation that saw, and counts for nothing else.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from sqlmodel import Session
+
 from app import artifacts, db
 from app.models import Episode
-from app.plots.rl import evaluation_of
+from app.plots.rl import blank_of, evaluation_of
 from app.scores import paired_difference, summarise
 from app.specs.rl import EVALUATION, RlSpec
 from app.store import events, metrics
@@ -30,6 +32,8 @@ UPDATE: Final = "update"
 ROUND: Final = ("agreement", "lessons", "loss", "accuracy", "entropy")
 """Those of them that tell how a round of DAgger went."""
 FIGURES: Final = ("achievements", "progress", "return", "length", "crafter_score")
+BLIND: Final = ("achievements", "return")
+"""Those that are told of play with black pictures."""
 
 
 def score_one(context: StepContext) -> dict[str, Any]:
@@ -38,11 +42,12 @@ def score_one(context: StepContext) -> dict[str, Any]:
     iteration: int = context.payload["iteration"]
     with db.reading() as session:
         rows = episodes_of_job(session, context, iteration)
-    point = _point(spec, iteration, _tried(spec, rows))
+    point = _point(spec, iteration, _tried(spec, rows), _blank(spec, rows))
     with context.write() as session:
         metrics.record(session, context.job_id, SCOPE, iteration, _plain(point))
         message = f"after {iteration} update{'s' * (iteration != 1)}: {_told(point)}"
         events.append(session, context.job_id, "rl.evaluated", message, step_id=context.step_id, data={"point": point})
+        _warn(session, context, point)
     return point
 
 
@@ -55,8 +60,8 @@ def run(context: StepContext) -> dict[str, Any]:
         seconds = seconds_of(session, context.job_id)
         measured = {row.index: row.values for row in metrics.series(session, context.job_id, UPDATE)}
     context.check()
-    tried = _by_iteration(_tried(spec, rows))
-    curve = [_point(spec, iteration, mine) for iteration, mine in tried.items()]
+    tried, blank = _by_iteration(_tried(spec, rows)), _by_iteration(_blank(spec, rows))
+    curve = [_point(spec, iteration, mine, blank.get(iteration, ())) for iteration, mine in tried.items()]
     seeds = frozenset(spec.evaluation.played)
     learnt = _by_iteration([row for row in rows if row.seed not in seeds])
     told = {
@@ -83,6 +88,8 @@ def run(context: StepContext) -> dict[str, Any]:
         artifact = artifacts.record(session, artifact)
         for point in curve:
             metrics.record(session, context.job_id, SCOPE, point["iteration"], _plain(point))
+        if curve and curve[-1]["iteration"] == updates:  # of those before, their scores have told
+            _warn(session, context, curve[-1])
     return {**told, "report": artifact.id}
 
 
@@ -98,7 +105,12 @@ def _rounds(spec: RlSpec, measured: Mapping[int, Mapping[str, float | None]]) ->
 def _tried(spec: RlSpec, rows: Sequence[Episode]) -> list[Episode]:
     """Episodes of evaluations; no seed of theirs is one of training."""
     seeds = frozenset(spec.evaluation.played)
-    return [row for row in rows if row.seed in seeds]
+    return [row for row in rows if row.seed in seeds and row.split != spec.data.blank_split]
+
+
+def _blank(spec: RlSpec, rows: Sequence[Episode]) -> list[Episode]:
+    """Episodes in which the model was tried with black pictures."""
+    return [row for row in rows if row.split == spec.data.blank_split]
 
 
 def _by_iteration(rows: Sequence[Episode]) -> dict[int, list[Episode]]:
@@ -108,8 +120,11 @@ def _by_iteration(rows: Sequence[Episode]) -> dict[int, list[Episode]]:
     return dict(sorted(found.items()))
 
 
-def _point(spec: RlSpec, iteration: int, rows: Sequence[Episode]) -> dict[str, Any]:
-    """One evaluation: its figures, each with its interval, over the episodes that were played to their end."""
+def _point(spec: RlSpec, iteration: int, rows: Sequence[Episode], blank: Sequence[Episode]) -> dict[str, Any]:
+    """One evaluation: its figures, each with its interval, over the episodes that were played to their end.
+
+    ``blank``: episodes of the same seeds with black pictures, where there are any.
+    """
     options = PlayOptions.of(spec, EVALUATION)
     names = envs.make(options.env, dict(options.env_config)).achievements
     done = [row for row in rows if row.state == "done"]
@@ -124,7 +139,47 @@ def _point(spec: RlSpec, iteration: int, rows: Sequence[Episode]) -> dict[str, A
         "outcomes": summed(row.outcomes for row in done),
         "confidence": figures["confidence"],
         "achievement_rates": figures["achievement_rates"],
+        **({"blank": _blind(spec, iteration, done, blank, names)} if blank else {}),
     }
+
+
+def _blind(
+    spec: RlSpec, iteration: int, seen: Sequence[Episode], rows: Sequence[Episode], names: Sequence[str]
+) -> dict[str, Any]:
+    """What the model comes to with black pictures; ``gap``: how much more it does with true ones, seed by seed."""
+    done = [score(row) for row in rows if row.state == "done"]
+    figures = summarise(done, names)
+    return {
+        "episodes": len(done),
+        "asked": len(blank_of(spec, iteration)),
+        **{name: figures[name] for name in BLIND},
+        "gap": paired_difference(done, [score(row) for row in seen], metrics=BLIND),
+    }
+
+
+def as_well_blind(point: Mapping[str, Any]) -> str | None:
+    """A sentence about a model that does as well with black pictures as with true ones, as far as can be seen; else None."""
+    blank = point.get("blank")
+    if blank is None or not (seeds := blank["gap"]["seeds"]):
+        return None
+    gaps = [blank["gap"][name] for name in BLIND]
+    if any((gap["mean"] if gap["low"] is None else gap["low"]) > 0 for gap in gaps):
+        return None
+    more, updates = gaps[0], point["iteration"]
+    between = f" [{more['low']:.2f}, {more['high']:.2f}]" if more["low"] is not None else ""
+    return (
+        f"after {updates} update{'s' * (updates != 1)} black pictures do as well as true ones, as far as {seeds} "
+        f"seed{'s' * (seeds != 1)} can tell: {blank['achievements']['mean']:.2f} achievements, and with true ones "
+        f"{more['mean']:.2f}{between} more; the model hardly uses what it sees, or more evaluation.seeds are needed to tell"
+    )
+
+
+def _warn(session: Session, context: StepContext, point: Mapping[str, Any]) -> None:
+    """Tell of a model that does not use what it sees."""
+    if (message := as_well_blind(point)) is None:
+        return
+    data = {"iteration": point["iteration"], "blank": point["blank"]}
+    events.append(session, context.job_id, "rl.blind", message, level="warning", step_id=context.step_id, data=data)
 
 
 def _play(spec: RlSpec, iteration: int, rows: Sequence[Episode]) -> dict[str, Any]:
@@ -176,10 +231,16 @@ def _plain(point: dict[str, Any]) -> dict[str, float | None]:
         values |= {name: point[name]["mean"], f"{name}/low": point[name].get("low"), f"{name}/high": point[name].get("high")}
     turns = sum(point["outcomes"].values())
     values["invalid_share"] = 1 - point["outcomes"].get("ok", 0) / turns if turns else None
+    if (blank := point.get("blank")) is not None:
+        for name in BLIND:
+            for key, figure in ((f"blank/{name}", blank[name]), (f"blank_gap/{name}", blank["gap"][name])):
+                values |= {key: figure["mean"], f"{key}/low": figure.get("low"), f"{key}/high": figure.get("high")}
     return values
 
 
 def _told(point: dict[str, Any]) -> str:
     mean = point["achievements"]["mean"]
     count = f"{point['episodes']} of {point['asked']} episodes"
-    return f"{mean:.2f} achievements in {count}" if mean is not None else f"{count}, so no score"
+    blind = ((point.get("blank") or {}).get("achievements") or {}).get("mean")
+    told = f"{mean:.2f} achievements in {count}" if mean is not None else f"{count}, so no score"
+    return told if blind is None else f"{told}; {blind:.2f} with black pictures"
