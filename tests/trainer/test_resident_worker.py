@@ -48,37 +48,50 @@ def steps_taken(job: Job) -> int:
         return max((row.index for row in metrics.series(session, job.id, "train")), default=0)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_training_goes_on_where_a_worker_that_ended_left_it(system: System, tiny_model: Path, how: signal.Signals) -> None:
-    job = sft(tiny_model, max_steps=10, checkpoint_steps=2)
+def end(worker: Process, job: Job, how: signal.Signals) -> None:
+    """End a worker in the middle of a training, and see that its child goes with it."""
+    before = descendants(worker.pid)
+    assert before, "it has a child"
+    os.kill(worker.pid, how)
+    worker.wait(30)
+    until(lambda: not any(identity(pid) for pid in before), 10, "the child has ended with it")
+    assert kit.job(job.id).state == "running"
+
+
+def newest_checkpoint(job: Job) -> int:
+    """The step of the last checkpoint that is whole."""
+    return max(int(path.parent.name.removeprefix("step-")) for path in runs.folder(job.id).glob("step-*/learner.json"))
+
+
+def test_a_training_goes_on_where_workers_left_it_that_were_asked_to_end_and_killed(system: System, tiny_model: Path) -> None:
+    job = sft(tiny_model, max_steps=20, checkpoint_steps=2)
     system.scheduler(**PATIENT)
     first = trainer(system)
     until(lambda: steps_taken(job) >= 3 or kit.ended(job.id), 120, "some steps are taken")
-    before = descendants(first.pid)
-    assert before, "it has a child"
-    os.kill(first.pid, how)
-    first.wait(30)
-    until(lambda: not any(identity(pid) for pid in before), 10, "the child has ended with it")
-    assert kit.job(job.id).state == "running"
-    told = [event.type for event in kit.job_events(job.id)]
-    if how == signal.SIGTERM:
-        assert "step.handed_back" in told
-        assert [step.attempt for step in kit.steps(job.id)] == [0], "it is no failed attempt"
-    checkpoints = list(runs.folder(job.id).iterdir())
-    assert checkpoints
+    end(first, job, signal.SIGTERM)
+    assert "step.handed_back" in [event.type for event in kit.job_events(job.id)]
+    assert [step.attempt for step in kit.steps(job.id)] == [0], "it is no failed attempt"
+    left = newest_checkpoint(job)
+    assert left >= steps_taken(job) >= 3, "it left a checkpoint of where it stood"
+
+    second = trainer(system)
+    until(lambda: steps_taken(job) >= left + 3 or kit.ended(job.id), 120, "more steps are taken")
+    end(second, job, signal.SIGKILL)
+    kept = newest_checkpoint(job)
+    assert kept > left
 
     trainer(system)
     done = system.ended(job.id, 180)
 
     assert done.state == "succeeded", done.reason
     assert done.summary is not None
-    assert done.summary["steps"] == 10
-    assert done.summary["resumed_at"] >= (3 if how == signal.SIGTERM else 2)
+    assert done.summary["steps"] == 20
+    assert done.summary["resumed_at"] == kept
     assert not runs.folder(job.id).exists()
     with db.reading() as session:
         indexes = [row.index for row in metrics.series(session, job.id, "train")]
     assert indexes == sorted(set(indexes))
-    assert indexes[-1] == 10
+    assert indexes[-1] == 20
 
 
 def test_a_cancel_ends_the_training_and_the_next_job_has_the_same_child(system: System, tiny_model: Path) -> None:
