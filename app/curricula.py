@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import select
 from sqlmodel import Session, col
 
-from app.errors import NotFound, Problem, SpecProblems
+from app.errors import Conflict, NotFound, Problem, SpecProblems
 from app.models import ENDED, Episode, Job
 from app.plots.curriculum import enough, shared
 from app.sources import PLAY
@@ -158,3 +158,20 @@ def waits_for(session: Session, spec: AnySpec) -> list[dict[str, str]]:
         return []
     job = source(session, spec)
     return [] if job.state in ENDED else [{"job": job.id, "on": "any"}]
+
+
+def check_unneeded(session: Session, job: Job) -> None:
+    """Raise Conflict where a job that has not ended begins groups in the play of this one: what is gone fails those episodes."""
+    open_jobs = select(Job.id, Job.kind, Job.spec).where(col(Job.kind) == "rl", col(Job.state).not_in(ENDED))
+    for id, kind, resolved in session.connection().execute(open_jobs.order_by(col(Job.created_at))):
+        spec = parse(kind, resolved)
+        if not isinstance(spec, RlSpec) or not spec.starts:
+            continue
+        try:
+            of = source(session, spec)
+        except NotFound:
+            continue
+        if of.id == job.id:
+            raise Conflict(
+                f"job {id} begins groups in the play of job {job.id} (curriculum.job); it can be removed when that has ended"
+            )

@@ -25,13 +25,14 @@ from stores.store_kit import brought
 from test_rl_play import Trainer, rows_of, run, submit
 
 from app import curricula, db, lifecycle, migrate, specs
-from app.errors import ReplayMismatch, SpecProblems
+from app.errors import Conflict, ReplayMismatch, SpecProblems
 from app.fsck import __main__ as fsck
 from app.models import Episode, JobState, Step, TextRow, TurnRow
 from app.records import EpisodeKey, Frame
 from app.retention.policy import Policy
 from app.retention.prune import Pruner
 from app.specs import RlSpec
+from app.store import jobs
 from app.store.starts import Start
 from workers.rollout import envs
 from workers.rollout.play import Game, PlayOptions
@@ -481,3 +482,17 @@ def test_an_episode_whose_start_was_changed_is_not_brought_in(engine: Engine, ow
         report = brought(own_home / "synthq.db")
         assert any(one.id in sentence and "one of them was changed" in sentence for sentence in report.problems)
         assert one.id not in {row.id for row in rows_of(job_id)}
+
+
+def test_a_teacher_is_not_removed_while_a_job_begins_in_its_play(engine: Engine) -> None:
+    teacher, other = teach(), submit_eval("200", name="other", policies=["random"], max_turns=3).id
+    work_through()
+    learner = submit(spec_of("teacher"))
+    with db.reading() as session:
+        said = f"^job {learner} begins groups in the play of job {teacher}"
+        with pytest.raises(Conflict, match=said):
+            curricula.check_unneeded(session, jobs.find(session, teacher))
+        curricula.check_unneeded(session, jobs.find(session, other))
+    run(engine, learner)
+    with db.reading() as session:
+        curricula.check_unneeded(session, jobs.find(session, "teacher"))
