@@ -11,12 +11,14 @@ VENV := .venv
 # vLLM lives apart: its pins do not fit beside these.
 VLLM_ENV ?= .venv-vllm
 RUN := $(VENV)/bin/python
+# Tests run one at once more than there are cores (tests/conftest.py), four at the most; a file's one after the other.
+TOGETHER := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 # What is pinned, what is asked for, and where: a change of one gives the stamps another name, and so another install.
 DIGEST := $(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | tr -d ' ')
 DEMO := $(VENV)/.installed-demo-$(DIGEST)
 DEV := $(VENV)/.installed-dev-$(DIGEST)
 
-.PHONY: help install dev vllm-env demo demo-quick test check format clean
+.PHONY: help install dev vllm-env demo demo-quick test test-slow check format clean
 
 help:  ## Show this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,8 +38,11 @@ demo: $(DEMO)  ## Teach a tiny model Crafter from pictures, improve it, prove it
 demo-quick: $(DEMO)  ## The same in a few minutes, with too little of everything to prove much
 	@$(RUN) -m cli.main demo --quick $(if $(filter-out 0,$(KEEP)),--keep) $(DEMO_ARGS)
 
-test: $(DEV)  ## Pass the tests, one at once more than there are cores, at most four (ARGS="-k name" passes words to pytest)
-	@$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
+test: $(DEV)  ## Pass the tests that are quick, and those of acceptance (ARGS="-k name" passes words to pytest)
+	@$(RUN) -m pytest $(TOGETHER) -m 'not slow or acceptance' $(ARGS)
+
+test-slow: $(DEV)  ## Pass the tests that take more than ten seconds
+	@$(RUN) -m pytest $(TOGETHER) -m 'slow and not acceptance' $(ARGS)
 
 check: $(DEV)  ## Read the code: ruff, mypy, import-linter, and the constraints file
 	$(RUN) -m ruff check

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import schemathesis
 from core.kit import work_through
 from core.openapi import judge
@@ -14,7 +13,6 @@ from app.settings import get_settings
 KEY = "the-key-of-the-test"
 
 
-@pytest.mark.slow
 def test_every_route_answers_as_its_document_says(app: FastAPI, home, submit: Submit, monkeypatch):
     submit()
     work_through()

@@ -474,4 +474,4 @@ def test_the_same_on_postgres(postgres_store: str) -> None:
 
 @pytest.mark.slow
 def test_the_same_for_longer(store: str) -> None:
-    run_machine(examples=8, moves=60)
+    run_machine(examples=20, moves=50)

@@ -534,4 +534,4 @@ def test_in_any_order_nobody_plays_with_what_is_not_there(store: str) -> None:
 
 @pytest.mark.slow
 def test_in_any_order_and_for_longer(sqlite_store: str) -> None:
-    run_machine(16, 80)
+    run_machine(40, 60)

@@ -23,7 +23,6 @@ def test_a_busy_episode_is_equal_through_day_and_night(seed: int) -> None:
     assert play_busily(seed, 450).ours.length > 300
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10, 16))
 def test_more_episodes_are_equal_to_their_death(seed: int) -> None:
     assert play_to_the_end(seed).ours.ended == "died"

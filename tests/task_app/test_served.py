@@ -286,7 +286,6 @@ def test_a_port_that_is_taken_and_an_open_address_without_a_key_are_said(own_hom
 # -- the document ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_every_route_answers_as_its_document_says(guarded: Running) -> None:
     def document(config: schemathesis.config.SchemathesisConfig) -> Any:
         return schemathesis.openapi.from_url(f"{guarded.url}/openapi.json", config=config)

@@ -31,7 +31,7 @@ from app.model_folder import adapter_sha256
 from workers.model.loading import Loaded, load
 from workers.trainer.samples import Sample
 
-pytestmark = [pytest.mark.slow, pytest.mark.vision, pytest.mark.integration]
+pytestmark = [pytest.mark.slow, pytest.mark.acceptance, pytest.mark.vision, pytest.mark.integration]
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 FULL = REPOSITORY / "configs" / "crafter_rl_vision_qwen3vl4b.toml"
