@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +93,7 @@ def gradients(learner: Learner) -> dict[str, Tensor]:
 
 
 CHOICES: dict[str, dict[str, Any]] = {
-    "lora": {"mode": "lora", "lora": Lora(r=4, alpha=8, dropout=0.2)},
+    "lora": {"mode": "lora", "lora": Lora(r=4, alpha=8, dropout=0.2), "learning_rate": 1e-2},
     "full": {"mode": "full", "learning_rate": 1e-3},
 }
 
@@ -134,10 +131,3 @@ def _fails_in_the_first(out: PassOut) -> tuple[Tensor, dict[str, Tensor]]:
 
 def _is_first() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
-    print(json.dumps(train_together(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))))
-    distributed.destroy_process_group()

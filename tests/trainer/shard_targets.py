@@ -9,20 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from learner_kit import imitate, mixed, sample
+from learner_kit import CHOICES, imitate, mixed, sample, train_together
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
 from workers.trainer.child import Held
-from workers.trainer.learner import Learner, Lora, PassOut, Settings
+from workers.trainer.learner import Learner, PassOut, Settings
 from workers.trainer.learner.shards import collected
 from workers.trainer.samples import Sample
 
 Tell = Callable[[dict[str, Any]], None]
-CHOICES: dict[str, dict[str, Any]] = {
-    "lora": {"mode": "lora", "lora": Lora(r=4, alpha=8, dropout=0.2), "learning_rate": 1e-2},
-    "full": {"mode": "full", "learning_rate": 1e-3},
-}
 STEPS, SAMPLES = 3, 5
 
 
@@ -78,6 +74,14 @@ def learn(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
     learner.accumulate(samples_of(learner, 0), masks_all, scale=1.0)
     told["norm_of_nothing"] = learner.step()["grad_norm"]
     return told
+
+
+def together(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
+    """Train a model that every process holds whole; what each of them tells."""
+    told = train_together(Path(args["base"]), args["mode"], Path(args["folder"]))
+    each: list[Any] = [None] * held.size
+    distributed.all_gather_object(each, told)
+    return {"each": each}
 
 
 def look(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""A model that is dealt out over two processes learns what one process alone learns, and each holds about half of it.
+"""Two processes that train one model are one that trains it alone, whether each holds it whole or it is dealt out over them.
 
 Two real processes, started as a trainer starts them, speak over gloo; what they come to is held to one learner in this process.
+They are the same for all tests but those that end them, which come last.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch", reason="processes that train together need the extra 'model'")
 pytest.importorskip("peft")
 
-from learner_kit import imitate  # noqa: E402
+from learner_kit import imitate, train_together  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from sft_kit import Trained, lines, written  # noqa: E402
 from shard_targets import CHOICES, STEPS, samples_of, scores, settings, trained  # noqa: E402
@@ -92,6 +93,22 @@ def alone(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         found[mode] = {"told": told, "folder": folder, "bytes": one.bytes_held}
     yield found
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("mode", list(CHOICES))
+def test_two_processes_learn_what_one_does(two: Two, tiny_model: Path, tmp_path: Path, mode: str) -> None:
+    torch.set_num_threads(1)
+    alone = train_together(tiny_model, mode, tmp_path / "alone")
+    first, second = two("together", mode, more={"folder": str(tmp_path / "both")})["each"]
+    assert first == second
+    assert first["steps"] == alone["steps"] == 3
+    for mine, theirs in zip(alone["tallies"], first["tallies"], strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-4)
+    for mine, theirs in zip(alone["told"], first["told"], strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-3)
+    for mine, theirs in zip(alone["logprobs"], first["logprobs"], strict=True):
+        assert theirs == pytest.approx(mine, abs=2e-3)
+    assert alone["error"] == first["error"]
 
 
 @pytest.mark.parametrize("mode", list(CHOICES))
@@ -197,12 +214,15 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(
     assert told["tallies"][0] == pytest.approx(alone["full"]["told"]["tallies"][2], rel=1e-3)
 
 
-def test_a_job_is_trained_with_it_is_stopped_and_goes_on(pair: Resident, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+def test_a_job_is_trained_as_by_one_is_stopped_and_goes_on(
+    pair: Resident, tiny_model: Path, tmp_path: Path, sharding: str
+) -> None:
     train = written(tmp_path / "train.jsonl", lines(16))
     table: dict[str, Any] = {"max_steps": 4, "checkpoint_steps": 1, "tokens_per_pass": 64, "validation": {"fraction": 0.25}}
-    whole = Trained(tiny_model, train, tmp_path / "whole", **table)
-    whole.run()
-    both = Trained(tiny_model, train, tmp_path / "both", sharding="fsdp", **table)
+    alone = Trained(tiny_model, train, tmp_path / "alone", **table)
+    alone.run()
+    both = Trained(tiny_model, train, tmp_path / "both", sharding=sharding, **table)
 
     def stop() -> None:
         if any("checkpoint" in event for event in both.told):
@@ -212,12 +232,13 @@ def test_a_job_is_trained_with_it_is_stopped_and_goes_on(pair: Resident, tiny_mo
         child.call("workers.trainer.sft.loop:run", both.args, on_event=both.told.append, check=stop)
     with pair.child() as child:
         result = child.call("workers.trainer.sft.loop:run", both.args, on_event=both.told.append)
-    assert (result["processes"], result["sharding"], result["resumed_at"] > 0) == (2, "fsdp", True)
+    assert (result["processes"], result["sharding"], result["resumed_at"] > 0) == (2, sharding, True)
     for scope in ("train", "val"):
-        wanted, found = whole.rows(scope), both.rows(scope)
+        wanted, found = alone.rows(scope), both.rows(scope)
         assert sorted(found) == sorted(wanted)
         for step, row in wanted.items():
             assert found[step]["loss"] == pytest.approx(row["loss"], rel=1e-4)
+            assert found[step]["accuracy"] == pytest.approx(row["accuracy"])
 
 
 def test_an_error_in_all_of_them_leaves_a_learner_that_goes_on(two: Two, tmp_path: Path) -> None:
