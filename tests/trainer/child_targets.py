@@ -55,6 +55,16 @@ def go_on(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
         raise
 
 
+def stumble_on_the_way(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
+    """One of them goes wrong while the others wait for it in the middle of the call."""
+    from torch import distributed
+
+    if held.rank == args["rank"]:
+        raise ValueError(f"no good: {args['what']}")
+    distributed.barrier()
+    return {}
+
+
 def hang(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
     """Neither goes on nor looks whether it should stop."""
     tell({"pid": os.getpid()})

@@ -103,6 +103,16 @@ def test_what_goes_wrong_in_one_of_them_ends_them_all(pair: Resident, rank: int)
     until(lambda: identity(before["pid"]) is None, 10, "those before are gone")
 
 
+def test_of_one_that_ends_the_others_in_the_middle_of_a_call_the_sentence_is_told_alone(pair: Resident) -> None:
+    with pytest.raises(ChildDied) as caught:
+        call(pair, "stumble_on_the_way", {"what": 7, "rank": 1})
+
+    said = str(caught.value)
+    assert "): process 1 of 2: ValueError: no good: 7; its log is " in said
+    assert len(said.splitlines()) == 2, "beside it, what it was at"
+    assert "torch" not in said
+
+
 def test_one_that_dies_takes_the_others_with_it_and_they_start_again(pair: Resident) -> None:
     def kill(event: dict[str, Any]) -> None:
         os.kill(event["pid"], signal.SIGKILL)

@@ -11,6 +11,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 READ_BYTES: Final = 1 << 16
+LAST_WORDS: Final = "synthq last words: "
+"""Begins the line that a process without the wire prints before it ends all of them; then JSON, a text: why."""
 
 
 class Wire:

@@ -5,6 +5,7 @@ Its standard input is the socket on which its worker speaks; what it prints is i
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
@@ -24,7 +25,7 @@ from app.errors import SynthqError
 from app.logs import set_up_logging
 from workers.trainer.child.held import Cancelled, Held, Target
 from workers.trainer.child.ranks import Alone, join
-from workers.trainer.wire import Wire
+from workers.trainer.wire import LAST_WORDS, Wire
 
 log = logging.getLogger("synthq.trainer")
 
@@ -125,6 +126,9 @@ def _agreed(ranks: Alone, speaker: Speaker | None, answer: dict[str, Any]) -> di
     def go() -> None:
         if speaker is not None:
             speaker.say({**answer, "goes": True})
+        else:
+            told = f"process {ranks.rank} of {ranks.size}: {answer['error']}"
+            os.write(2, f"{LAST_WORDS}{json.dumps(told)}\n".encode())
         log.error("process %d of %d waited %g s for the others; all end", ranks.rank, ranks.size, TOGETHER_S)
         os._exit(1)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import socket
 import sys
+from contextlib import suppress
 from typing import Final
 
 from app.errors import ChildDied
 from app.watched import Watched, log_of, shortened
 from workers.model.threads import sharing
-from workers.trainer.wire import Wire
+from workers.trainer.wire import LAST_WORDS, Wire
 
 log = logging.getLogger("synthq.trainer")
 
@@ -50,8 +52,13 @@ class Process(Watched):
         log.info("%s starts, pid %d, %d processes; its log: %s", name, self.pid, devices, self.log_file)
 
     def why(self) -> str:
-        """How it ended, and its last words."""
-        return self.last_words([shortened(line) for _, line in list(self.lines) if not NOISE.search(line)])
+        """How it ended, and its last words: those of the process of several that ended the others, where one did."""
+        lines = [line for _, line in list(self.lines)]
+        why = next((line.removeprefix(LAST_WORDS) for line in lines if line.startswith(LAST_WORDS)), None)
+        if why is not None:
+            with suppress(ValueError):  # another process wrote in the middle of it
+                return self.last_words([], str(json.loads(why)))
+        return self.last_words([shortened(line) for line in lines if not NOISE.search(line)])
 
     def ask_to_end(self) -> None:
         """As ``Watched``: nobody will call any more."""
