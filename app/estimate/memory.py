@@ -67,6 +67,10 @@ class Trained:
     checkpointing: bool | None
     """None: on a GPU alone."""
     bf16: bool | None
+    processes: int = 1
+    """That share the passes of a step, each on a device of its own."""
+    dealt_out: bool = False
+    """Each of them holds a part of every weight (``sharding = "fsdp"``), and not all of it."""
 
 
 def held_in(geometry: Geometry, asked: bool | None, device: Device, mode: TrainerMode) -> int:
@@ -79,7 +83,7 @@ def held_in(geometry: Geometry, asked: bool | None, device: Device, mode: Traine
 
 
 def trainer(geometry: Geometry, what: Trained, device: Device) -> list[Part]:
-    """What the trainer holds, on a CPU or on one GPU."""
+    """What each process of the trainer holds, on a CPU or on one GPU."""
     width = held_in(geometry, what.bf16, device, what.mode)
     count, tensors = geometry.adapter(what.rank, what.layers, what.depths)
     if what.mode == "full":
@@ -87,6 +91,8 @@ def trainer(geometry: Geometry, what: Trained, device: Device) -> list[Part]:
     weights = geometry.parameters * width
     if what.mode == "qlora" and device == "gpu":
         weights = round((geometry.parameters - geometry.linear_parameters) * width + geometry.linear_parameters * NF4)
+    if what.dealt_out and what.processes > 1:
+        return _dealt_out(geometry, what, device, weights)
     adapter = [] if what.mode == "full" else [Part(name="adapter", bytes=count * FULL)]
     return [
         Part(name="weights", bytes=weights),
@@ -95,6 +101,27 @@ def trainer(geometry: Geometry, what: Trained, device: Device) -> list[Part]:
         Part(name="optimizer", bytes=2 * count * FULL + tensors * STEP_BYTES),
         Part(name=f"a pass of {_pass(what, device):,} tokens", bytes=_activations(geometry, what, device), most=True),
         *_pictures(geometry, what, width, device),
+    ]
+
+
+def _dealt_out(geometry: Geometry, what: Trained, device: Device, weights: int) -> list[Part]:
+    """What each process holds of weights that are dealt out: an adapter, and the tower beside one, are whole on each."""
+    width, n = weights / geometry.parameters, what.processes
+    full = what.mode == "full"
+    count, tensors = geometry.adapter(what.rank, what.layers, what.depths)
+    whole = 0 if full else round(geometry.vision_parameters * width)
+    if full:
+        count, tensors = -(-geometry.parameters // n), geometry.tensors
+    layer = geometry.linear_parameters // geometry.layers
+    embedding = (geometry.vocab or 0) * geometry.hidden
+    return [
+        Part(name=f"1 of {n} parts of the weights", bytes=-(-(weights - whole) // n)),
+        *([] if full else [Part(name="vision tower", bytes=whole), Part(name="adapter", bytes=count * FULL)]),
+        Part(name="gradients", bytes=count * FULL),
+        Part(name="optimizer", bytes=2 * count * FULL + tensors * STEP_BYTES),
+        Part(name="layers that are gathered", bytes=round(max(2 * layer, embedding) * width), most=True),
+        Part(name=f"a pass of {_pass(what, device):,} tokens", bytes=_activations(geometry, what, device), most=True),
+        *_pictures(geometry, what, held_in(geometry, what.bf16, device, what.mode), device),
     ]
 
 

@@ -15,6 +15,7 @@ from app.estimate.memory import Device, Part, Served, Trained
 from app.estimate.model import Known, known
 from app.estimate.pace import Measured, Past, Rate
 from app.estimate.words import at_the_most, duration, many, parameters, parts_told, size
+from app.settings import get_settings
 from app.specs import AnySpec
 from app.specs.crafter import CrafterConfig
 from app.specs.rl import RlSpec
@@ -82,13 +83,16 @@ class _About:
         if self.begin is not None and self.model is not None:
             yield f"model: {parameters(self.model.geometry.parameters)} ({self.model.source})"
 
-    def memory(self, what: str, parts: dict[Device, list[Part]], peak: Rate | None) -> Iterator[str]:
+    def memory(self, what: str, parts: dict[Device, list[Part]], peak: Rate | None, processes: int = 1) -> Iterator[str]:
+        """Sentences of what takes memory; ``processes``: how many share a step, each of which holds that."""
         if self.model is None:
             name = self.begin.base if self.begin is not None else "the model"
             yield f"memory of the {what}: not known, for the sizes of {name} are not known here before it is loaded"
             return
         for device, held in parts.items():
             where = "on a CPU" if device == "cpu" else "on a GPU"
+            if processes > 1:
+                where = f"in each of {processes} processes" if device == "cpu" else f"on each of {processes} GPUs"
             yield f"memory of the {what} {where}: {at_the_most(held)} beside the program itself: {parts_told(held)}"
         if peak is not None:
             yield f"memory measured: {size(peak.per_s)} at the most, the program with it (trainer of {peak.job})"
@@ -113,7 +117,7 @@ class _Sft:
             self._amount(samples, steps),
             f"tokens: {self._tokens()}",
             *about.sizes(),
-            *about.memory("trainer", parts, learnt.peak),
+            *about.memory("trainer", parts, learnt.peak, get_settings().trainer_devices),
             f"time: {self._time(seconds)}",
         ]
         figures = {"samples": samples, "optimizer_steps": steps, "trainer": _plain(parts), "tokens_a_sample": learnt.tokens}
@@ -164,6 +168,8 @@ class _Sft:
             dropout=lora.dropout > 0,
             checkpointing=table.gradient_checkpointing,
             bf16=table.bf16,
+            processes=get_settings().trainer_devices,
+            dealt_out=table.sharding == "fsdp",
         )
 
 
@@ -202,7 +208,7 @@ class _Rl:
         said = [
             f"tokens: {self._tokens()}",
             *about.sizes(),
-            *about.memory("trainer", trainers, self.updated.peak or about.learnt.peak),
+            *about.memory("trainer", trainers, self.updated.peak or about.learnt.peak, get_settings().trainer_devices),
             *self._engine(engines),
             f"time: {time}",
         ]
@@ -243,7 +249,9 @@ class _Rl:
     def _trained(self) -> Trained:
         spec, training = self.spec, self.spec.training
         counts, vllm = self.counts, spec.vllm
-        a_batch = training.batch_size * (counts["samples"] // max(1, counts["episodes"] * training.passes))
+        turns = counts["turns"] // (counts["episodes"] + counts["evaluation_episodes"])
+        a_batch = training.batch_size * turns
+        rounds = spec.rounds if spec.dagger.aggregate else 1  # a round's update shows the pictures of all rounds so far
         longest = min(vllm.max_model_len, self.about.model.geometry.max_length if self.about.model else vllm.max_model_len)
         picture = self._picture()
         return Trained(
@@ -252,12 +260,14 @@ class _Rl:
             layers=spec.lora.layers,
             depths=spec.lora.layers_to_transform,
             tokens=min(training.tokens_per_pass, a_batch * longest),
-            pictures=spec.rollout.episodes * a_batch // training.batch_size if spec.rollout.policy_config.use_vision else 0,
+            pictures=spec.rollout.episodes * turns * max(1, rounds) if spec.rollout.policy_config.use_vision else 0,
             picture_tokens=longest if picture is None else picture,
             read_bytes=RL_READ_BYTES,
             dropout=spec.lora.dropout > 0,
             checkpointing=training.gradient_checkpointing,
             bf16=training.bf16,
+            processes=get_settings().trainer_devices,
+            dealt_out=training.sharding == "fsdp",
         )
 
     def _served(self) -> Served:

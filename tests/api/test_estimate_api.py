@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from core import model_folders
+from core.kit import use_settings
 from fastapi.testclient import TestClient
 
 from app import db, lifecycle, specs
@@ -214,3 +215,39 @@ def test_lines_that_a_filter_has_yet_to_make_are_not_counted(api: TestClient, ba
     assert "how many is known when not-there has made its lines" in sentence(told, "steps")
     with db.reading() as session:
         assert session.get(Job, "not-there") is None
+
+
+def test_each_of_several_processes_holds_its_part_of_weights_that_are_dealt_out(api: TestClient, base: str) -> None:
+    def held(mode: str, sharding: str) -> tuple[Json, str]:
+        table = {"model": base, "data": "job_x", "trainer_mode": mode, "sharding": sharding}
+        found = ask(api, "sft", {"sft": table}, lines=100)
+        (said,) = [each for each in found["said"] if each.startswith("memory of the trainer on each of 4 GPUs: ")]
+        return dict(found["figures"]["trainer"]["gpu"]["bytes"]), said
+
+    with use_settings(SYNTHQ_TRAINER_DEVICES="4"):
+        whole, _ = held("full", "none")
+        parts, said = held("full", "fsdp")
+        assert "1 of 4 parts of the weights" in said
+        assert parts["1 of 4 parts of the weights"] == -(-whole["weights"] // 4)
+        assert parts["optimizer"] < whole["optimizer"] / 3.9
+        adapted, _ = held("lora", "none")
+        shared, _ = held("lora", "fsdp")
+        for name in ("adapter", "gradients", "optimizer"):
+            assert shared[name] == adapted[name], "an adapter is whole on each"
+        assert shared["1 of 4 parts of the weights"] == -(-(adapted["weights"] - shared["vision tower"]) // 4)
+
+
+def test_rounds_of_dagger_are_more_samples_and_more_pictures_but_no_longer_passes(api: TestClient, base: str) -> None:
+    plain, rounds = (ask(api, "rl", rl_tables(base, dagger={"rounds": rounds})) for rounds in (0, 3))
+    assert rounds["figures"]["samples"] > plain["figures"]["samples"]
+    most = [found["figures"]["trainer"]["cpu"]["at_most"] for found in (plain, rounds)]
+    assert most[1]["pictures read"] == 3 * most[0]["pictures read"]
+    (name,) = [part for part in most[0] if part.startswith("a pass of ")]
+    assert most[1][name] == most[0][name]
+
+
+def test_a_base_in_four_bits_is_told_as_that_on_a_gpu(api: TestClient, base: str) -> None:
+    figures = [ask(api, "rl", rl_tables(base, model={"trainer_mode": mode}))["figures"]["trainer"] for mode in ("lora", "qlora")]
+    lora, qlora = (each["gpu"]["bytes"]["weights"] for each in figures)
+    assert qlora < lora
+    assert figures[0]["cpu"]["bytes"] == figures[1]["cpu"]["bytes"], "bitsandbytes is for GPUs"
