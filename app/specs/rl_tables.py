@@ -30,9 +30,9 @@ class AlgorithmTable(Table):
 
     estimator: Estimator = "grpo_turn"
     """How good a turn was. `grpo_turn`: its discounted return less the mean of the rest of its group at that turn; `gae`: less a
-    value of its state that is fitted to the other groups of the iteration, so it wants many of them; `grpo`: the episode's return
-    less its group's mean, divided by its deviation; `dr_grpo`: the same without the division; `rloo`: less the mean of the
-    others; `gspo`: as `grpo`, for the loss by replies; `gigpo`: as `dr_grpo`, with groups of equal states beside."""
+    value of its state and of what its episode has achieved, fitted to the other groups, so it wants many of them; `grpo`: the
+    episode's return less its group's mean, divided by its deviation; `dr_grpo`: the same without the division; `rloo`: less the
+    mean of the others; `gspo`: as `grpo`, for the loss by replies; `gigpo`: as `dr_grpo`, with groups of equal states beside."""
     loss: Literal["token", "sequence"] = "token"
     """`token`: ratios of probabilities by token, clipped; `sequence`: the geometric mean of a reply's ratios, clipped. No value:
     `sequence` for `gspo`, else `token`."""
@@ -40,6 +40,8 @@ class AlgorithmTable(Table):
     """By how much a reward counts less for each turn that it lies ahead."""
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
     """For `gae`: how far what was played is trusted beside the value of the next state; 1: wholly."""
+    value_updates: Annotated[int, Field(ge=1, le=64)] = 4
+    """For `gae`: updates whose play the values are fitted to, the newest among them; 1: that one's alone."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """A ratio below 1 - this teaches nothing more downwards."""
     clip_high: Annotated[float, Field(gt=0, le=10)] = 0.28

@@ -17,6 +17,7 @@ from app import runs, specs
 from app.errors import BadModel, StepFailed
 from app.plots.rl import play_of
 from app.specs import RlSpec
+from workers.trainer.rl import past
 from workers.trainer.rl.runs import Runs
 
 pytestmark = [pytest.mark.usefixtures("sqlite_store"), pytest.mark.vision]
@@ -24,10 +25,10 @@ pytestmark = [pytest.mark.usefixtures("sqlite_store"), pytest.mark.vision]
 SMALL: dict[str, Any] = {"rollout": {"episodes_per_batch": 4, "max_concurrent_rollouts": 4, "max_turns": 2}}
 
 
-def job(model: Path, iterations: int, extend: str | None = None, **training: Any) -> Stage:
+def job(model: Path, iterations: int, extend: str | None = None, *, estimator: str = "grpo_turn", **training: Any) -> Stage:
     """A job of two groups of two."""
     spec = spec_of(model, **SMALL, training={"iterations": iterations, "group_size": 2, "batch_size": 4, **training})
-    return Stage(model, changed(spec, model={"extend": extend}))
+    return Stage(model, changed(spec, model={"extend": extend}, algorithm={"estimator": estimator}))
 
 
 def changed(spec: RlSpec, **tables: dict[str, Any]) -> RlSpec:
@@ -48,15 +49,18 @@ def run(of: Stage) -> Stage:
     return of
 
 
-def test_two_iterations_and_two_more_come_to_what_four_come_to(tiny_model: Path) -> None:
-    first = run(job(tiny_model, 2))
-    more = run(job(tiny_model, 2, f"{first.job.id}@2"))
-    whole = run(job(tiny_model, 4))
+@pytest.mark.parametrize("estimator", ["grpo_turn", "gae"])
+def test_two_iterations_and_two_more_come_to_what_four_come_to(tiny_model: Path, estimator: str) -> None:
+    first = run(job(tiny_model, 2, estimator=estimator))
+    more = run(job(tiny_model, 2, f"{first.job.id}@2", estimator=estimator))
+    whole = run(job(tiny_model, 4, estimator=estimator))
     assert more.result(1)["sha256"] == first.result(1)["sha256"], "it begins with the adapter that there was"
     assert [more.result(at)["sha256"] for at in (2, 3)] == [whole.result(at)["sha256"] for at in (2, 3)]
     assert len({whole.result(at)["sha256"] for at in range(4)}) == 4, "every update changed something"
     assert _same_state(Runs(more.job.id, 2).state(3), Runs(whole.job.id).state(3)), "and so did the optimizer's memory"
     assert (more.spec.evaluated(2), more.spec.evaluated(3), more.spec.evaluated(4)) == (True, False, True)
+    if estimator == "gae":  # values are fitted to the play of all four, whichever job it was of
+        assert len(past.read(Runs(more.job.id, 2).state(3), whole.spec.algorithm.discount)) == 4
     assert not {seed for _, seed, _ in play_of(more.spec, 2)} & {seed for at in (0, 1) for _, seed, _ in play_of(more.spec, at)}
 
 

@@ -25,7 +25,8 @@ from workers.model.images import ImageReader
 from workers.trainer.child.held import Cancelled, Held
 from workers.trainer.child.ranks import Alone
 from workers.trainer.objective.advantages import estimate
-from workers.trainer.rl import update
+from workers.trainer.objective.values import OTHER
+from workers.trainer.rl import past, update
 from workers.trainer.rl.collect import collect
 from workers.trainer.rl.doubts import distance, spread
 from workers.trainer.rl.options import Options, settings
@@ -115,6 +116,11 @@ def test_play_may_be_valued_by_the_states_that_the_model_saw(stage: Callable[...
     assert figures["value_explained"] < 1.0
     assert figures["seconds/value"] > 0
     assert (figures["optimizer_steps"], figures["samples_trained"]) == (1.0, 32.0)
+    state = Runs(of.job.id).state(0)
+    (kept,) = past.read(state, 0.9)
+    assert (kept.states.shape[0], kept.turns.max()) == (32, 3)
+    assert set(kept.togo) - {OTHER} == set(kept.had), "what a turn unlocked came with its reward"
+    assert past.read(state, 0.8) == [], "rewards that are discounted otherwise are other rewards"
     write('UPDATE turn SET prompt_ids = NULL WHERE "index" = 1')
     again = Stage(of.base, of.spec, of.job)
     Runs(of.job.id).at(0).rename(Runs(of.job.id).at(0).with_name("whole"))

@@ -29,6 +29,8 @@ class Group:
     """Of each episode, [turns]; every episode has a turn at least."""
     states: tuple[tuple[str | None, ...], ...] = ()
     """Of each episode, what tells the state before each of its turns from others; for ``gigpo`` alone."""
+    unlocked: tuple[tuple[tuple[str, ...], ...], ...] = ()
+    """Of each episode, the achievements that each of its turns unlocked; for ``gae`` alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

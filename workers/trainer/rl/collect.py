@@ -107,6 +107,7 @@ def _group(episodes: Sequence[Played]) -> Group:
         rewards=tuple(np.array([turn.reward for turn in episode.turns], np.float64) for episode in episodes),
         # where the world does not tell its state, what was seen of it stands for it
         states=tuple(tuple(turn.state or turn.frame for turn in episode.turns) for episode in episodes),
+        unlocked=tuple(tuple(tuple(turn.unlocked) for turn in episode.turns) for episode in episodes),
     )
 
 

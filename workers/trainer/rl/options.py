@@ -66,6 +66,8 @@ class Options:
     imitate: Imitate
     gates: Gates
     estimator: str
+    value_updates: int
+    """Updates whose play values are fitted to, this one among them."""
     advantages: advantages.Options
     loss: str
     losses: losses.Options
@@ -96,6 +98,7 @@ class Options:
                 max_invalid_share=gates.max_invalid_share,
             ),
             estimator=algorithm.estimator,
+            value_updates=algorithm.value_updates,
             advantages=advantages.Options(
                 discount=algorithm.discount, least_spread=algorithm.least_spread, gae_lambda=algorithm.gae_lambda
             ),

@@ -28,6 +28,8 @@ class Turn:
     messages: list[Any]
     outcome: str
     reward: float
+    unlocked: list[str]
+    """Achievements that its episode had not before."""
     version: str
     """Which weights answered."""
     prompt_ids: list[int] | None
@@ -53,6 +55,7 @@ _OF_TURNS: Final = (
     col(TurnRow.messages),
     col(TurnRow.outcome),
     col(TurnRow.reward),
+    col(TurnRow.unlocked),
     col(TurnRow.policy_version),
     col(TurnRow.prompt_ids),
     col(TurnRow.output_ids),

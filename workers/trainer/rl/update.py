@@ -21,8 +21,9 @@ from workers.trainer.learner import Learner, Tally
 from workers.trainer.objective import losses
 from workers.trainer.objective.advantages import Estimate, estimate
 from workers.trainer.objective.losses import Logprobs, Objective
-from workers.trainer.objective.values import GAE, gae
+from workers.trainer.objective.values import GAE, Past, gae
 from workers.trainer.precision import substituted
+from workers.trainer.rl import past
 from workers.trainer.rl.collect import Collected, Shown, collect
 from workers.trainer.rl.doubts import BLIND, DIM, LOOKED_AT, Distance, blindness, distance, spread
 from workers.trainer.rl.imitate import Lessons, gather, train
@@ -51,10 +52,11 @@ def begin(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
     if (done := runs.result(runs.before)) is not None:
         return done
     phases = Phases(tell, held)
+    extended = _extended(spec)
     with phases("load"):
-        learner = held.learner(settings(spec, args["base"], args["adapter"], spec.begun), _extended(spec))
+        learner = held.learner(settings(spec, args["base"], args["adapter"], spec.begun), extended)
     about = {"parameters": learner.parameters, "substituted": substituted(spec.training.bf16)}
-    told = _write(runs, runs.before, learner, held, phases, about)
+    told = _write(runs, runs.before, learner, held, phases, about, lambda state: past.copy(extended, state))
     held.keep(runs.state(runs.before))
     return told
 
@@ -89,7 +91,9 @@ def run(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
         if 0 < iteration == spec.dagger.rounds:
             learner.restart()  # what the optimizer remembers of imitation is far larger than what rewards will give it
         folders.check_room(CHECKPOINT_BYTES * learner.parameters)
-    update = Update(learner, Options.of(spec), phases, iteration=iteration)
+    options = Options.of(spec)
+    update = Update(learner, options, phases, iteration=iteration)
+    update.past = past.read(runs.state(iteration - 1), options.advantages.discount)
     with phases("collect"):
         play, loaded = update.options.play, learner.loaded
         collected = collect(args["job"], iteration, play, version=args["version"], images=loaded.images, image_id=loaded.image_id)
@@ -99,19 +103,29 @@ def run(args: dict[str, Any], tell: Tell, held: Held) -> dict[str, Any]:
         update.learn(collected)
     else:
         update.imitate(collected, lessons)
-    told = _write(runs, iteration, learner, held, phases, update.told())
+    told = _write(runs, iteration, learner, held, phases, update.told(), update.keep_past)
     held.keep(runs.state(iteration))
     if held.rank == 0:
         runs.prune(update.options.keep)
     return told
 
 
-def _write(runs: Runs, iteration: int, learner: Learner, held: Held, phases: Phases, told: dict[str, Any]) -> dict[str, Any]:
-    """Save and export, and note with them what is told."""
+def _write(
+    runs: Runs,
+    iteration: int,
+    learner: Learner,
+    held: Held,
+    phases: Phases,
+    told: dict[str, Any],
+    beside: Callable[[Path], None] = lambda state: None,
+) -> dict[str, Any]:
+    """Save and export, and note with them what is told; ``beside`` may add to the checkpoint."""
 
     def fill(folder: Any) -> dict[str, Any]:
         with phases("save"):
             learner.save(folder / "state", {"iteration": iteration})
+            if held.rank == 0:
+                beside(folder / "state")
             sha256 = learner.export(folder / "adapter")
         figures = {**told.get("figures", {}), **phases.figures()}
         return {**told, "figures": figures, "sha256": sha256}
@@ -130,11 +144,18 @@ class Update:
         self._stop: str | None = None
         self._tally = Tally()
         self._steps: list[dict[str, float]] = []
+        self.past: list[Past] = []
+        """The play that values are fitted to, oldest first, of updates before and then of this one."""
         learner.check = phases.pulse
 
     def told(self) -> dict[str, Any]:
         """What the update came to."""
         return {"figures": self._figures, "warnings": self._warnings, "stop": self._stop}
+
+    def keep_past(self, state: Path) -> None:
+        """Write, into the folder of a checkpoint, what the next update's values are fitted to beside its own play."""
+        if self.past:
+            past.write(state, self.past, self.options.advantages.discount)
 
     def learn(self, collected: Collected) -> None:
         """Look whether the samples can be trusted, and take the optimizer steps that they are good for."""
@@ -189,9 +210,11 @@ class Update:
         if not collected.samples:
             return []
         with self._phases("value"):
-            estimates, explained = gae(collected.groups, states(self._learner, collected), options.advantages)
-        self._figures["value_explained"] = explained
-        return estimates
+            earlier = self.past[max(0, len(self.past) - options.value_updates + 1) :]
+            found = gae(collected.groups, states(self._learner, collected), options.advantages, earlier=earlier)
+        self.past = [*earlier, found.past]
+        self._figures["value_explained"] = found.explained
+        return found.estimates
 
     def _spreads(self, estimates: list[Estimate]) -> None:
         flat = sum(each.flat for each in estimates)
