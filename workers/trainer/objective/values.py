@@ -155,8 +155,7 @@ def _add(found: Values, features: Values, togo: Values, fold: NDArray[np.int64],
 def _solved(squares: Values, products: Values) -> Values:
     """Coefficients of ridge regression. The last feature is the constant, which is not held back."""
     held_back = np.append(np.full(len(products) - 1, RIDGE), 1e-9)
-    weights: Values = np.linalg.solve(squares + np.diag(held_back), products)
-    return weights
+    return np.asarray(np.linalg.solve(squares + np.diag(held_back), products), np.float64)
 
 
 def _advantages(rewards: Values, values: Values, options: Options) -> Values:

@@ -49,4 +49,4 @@ def write(state: Path, parts: Sequence[Past], discount: float) -> None:
             arrays[f"{number}.{name}_names"] = np.array(list(table), np.str_)
             arrays[f"{number}.{name}"] = np.array(list(table.values()))
         arrays |= {f"{number}.states": part.states, f"{number}.turns": part.turns}
-    np.savez(state / NAME, **arrays)
+    np.savez(state / NAME, allow_pickle=False, **arrays)
