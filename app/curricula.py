@@ -18,7 +18,7 @@ from sqlmodel import Session, col
 from app.errors import Conflict, NotFound, Problem, SpecProblems
 from app.models import ENDED, Episode, Job
 from app.plots.curriculum import enough, shared
-from app.sources import PLAY
+from app.sources import PLAY, blind
 from app.specs import AnySpec, PlayedSpec, RlSpec, parse
 from app.store import jobs
 
@@ -58,12 +58,16 @@ def pool(session: Session, spec: RlSpec, job: Job, env_version: str | None = Non
         col(Episode.policy),
         col(Episode.unlocked),
         col(Episode.env_version),
+        col(Episode.split),
     ).where(col(Episode.job_id) == job.id, col(Episode.state) == "done")
     order = [col(column) for column in (Episode.seed, Episode.member, Episode.iteration, Episode.id)]
     found, left = list[list[Any]](), Counter[str]()
-    for id, seed, turns, policy, unlocked, version in session.connection().execute(query.order_by(*order)):
+    theirs = parse(job.kind, job.spec)
+    assert isinstance(theirs, PlayedSpec), "it plays episodes"
+    for id, seed, turns, policy, unlocked, version, split in session.connection().execute(query.order_by(*order)):
         reasons = {
             "their seeds are of evaluation or in data.final_seeds": seed in apart,
+            "they were played with black pictures": blind(theirs, policy, split),
             "other policies played them": bool(table.policies) and policy not in table.policies,
             f"fewer than {table.min_achievements} achievements": unlocked < table.min_achievements,
             "too few turns": not table.fits(turns),

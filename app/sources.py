@@ -11,7 +11,7 @@ from sqlmodel import Session
 
 from app.errors import ImportNotFound, NotFound, Problem, SpecProblems
 from app.models import Job
-from app.specs import AnySpec, FilterSpec, FilterTable, PlayedSpec, parse
+from app.specs import AnySpec, EvalSpec, FilterSpec, FilterTable, PlayedSpec, RlSpec, parse
 from app.specs.filter import STORE
 from app.specs.policies import policy_name
 from app.store import imports, jobs
@@ -49,6 +49,47 @@ def unfit(spec: PlayedSpec, policy: str, *, include_images: bool) -> str | None:
     if shown.use_vision and not kept and policy_name(policy)[0] in NO_PROMPT:
         return f'kept no prompts of {policy} (save_frames = "none")'
     return None
+
+
+def blind(spec: PlayedSpec, policy: str, split: str) -> bool:
+    """Whether a policy of a job was shown black pictures in the episodes of a split."""
+    if policy_name(policy)[0] in NO_PROMPT:
+        return False
+    return split == spec.data.blank_split if isinstance(spec, RlSpec) else isinstance(spec, EvalSpec) and spec.eval.blank_frames
+
+
+def cautions(session: Session, spec: AnySpec) -> list[str]:
+    """What of the jobs that a filter names was played with black pictures. Jobs that are not there are ``check``'s to tell."""
+    if not isinstance(spec, FilterSpec):
+        return []
+    found = []
+    for i, ref in enumerate(spec.filter.jobs):
+        try:
+            job = jobs.find(session, ref)
+        except NotFound:
+            continue
+        if job.kind in PLAY and (split := _blind_split(job, spec.filter)) is not None:
+            part = f" (split {split})" if job.kind == "rl" else ""
+            way_out = "name its other splits in filter.splits" if job.kind == "rl" else "leave the job out"
+            found.append(
+                f"filter.jobs.{i}: job {_called(job)} was played with black pictures{part}, and what a model says of them "
+                f"teaches it not to look; {way_out}"
+            )
+    return found
+
+
+def _blind_split(job: Job, table: FilterTable) -> str | None:
+    """The split whose episodes were played with black pictures and are not left out by the filter; None for none."""
+    spec = parse(job.kind, job.spec)
+    if isinstance(spec, RlSpec):
+        split = spec.data.blank_split if spec.evaluation.blank_frames_every_n_iters else ""
+    else:
+        assert isinstance(spec, EvalSpec), "it plays episodes"
+        split = spec.eval.split
+    if not split or (table.splits and split not in table.splits):
+        return None
+    policies = [name for name in spec.play().policies if not table.policies or name in table.policies]
+    return split if any(blind(spec, policy, split) for policy in policies) else None
 
 
 def check(session: Session, spec: AnySpec) -> None:

@@ -46,6 +46,8 @@ def _removed(summary: Json) -> Iterator[list[str]]:
 def _left(summary: Json) -> Iterator[tuple[str, str]]:
     episodes, repeated = _within(summary, "episodes"), _whole(summary.get("repeated"))
     yield "episodes", f"{_whole(episodes.get('kept')):,} of {_whole(episodes.get('seen')):,}"
+    if blank := _whole(summary.get("blank_frames")):
+        yield "black pictures", f"{blank:,} of the episodes kept: what is said of them teaches a model not to look"
     yield "lines", f"{_whole(summary.get('lines')):,}" + (f", {repeated:,} of them drawn again" if repeated else "")
     yield "pictures", f"{_whole(summary.get('frames')):,}"
     yield "tokens", f"{_whole(summary.get('tokens')):,} at the most"

@@ -121,6 +121,7 @@ class _Draft:
         training_refs.check(spec)
         with db.reading() as session:
             told = estimate(session, spec)
+            self.warnings += sources.cautions(session, spec)
         self.estimate = EstimateOut.model_validate(told) if told is not None else None
         self.warnings += told.cautions if told is not None else ()
         self.caller = caller
@@ -251,6 +252,7 @@ def remove_job(ref: str) -> None:
     """Delete a job that has ended, with its steps, events, traces and artifacts."""
     with db.writing() as session:
         job = jobs.find(session, ref)
+        curricula.check_unneeded(session, job)
         lifecycle.remove(session, job)
     artifacts.delete_job(job.id)
     runs.delete(job.id)

@@ -100,3 +100,21 @@ def test_an_import_must_be_there_and_hold_the_jobs(api: TestClient, submit: Subm
     assert problems(api, db="rollouts.db", jobs=[brought, mine]) == {
         "filter.jobs.1": f"job {mine} did not come with rollouts.db; leave out db or the job"
     }
+
+
+def test_play_with_black_pictures_is_told_of(api: TestClient, submit: Submit) -> None:
+    seen = {
+        "policies": ["openai:gpt-test", "random"],
+        "policy_config": {"use_vision": True, "inference_url": "http://127.0.0.1:9/v1"},
+    }
+    ids = [str(submit(spec=eval_tables(**seen, blank_frames=blank))["id"]) for blank in (True, False)]
+
+    def cautions(**table: Any) -> list[str]:
+        answer = api.post("/v1/jobs?dry_run=true", json={"kind": "filter", "spec": {"filter": {"jobs": ids, **table}}})
+        assert answer.status_code == 200, answer.text
+        return [text for text in answer.json()["warnings"] if "black" in text]
+
+    (told,) = cautions()
+    assert told.startswith(f"filter.jobs.0: job {ids[0]} was played with black pictures, ")
+    assert cautions(policies=["random"]) == [], "it reads no pictures"
+    assert cautions(splits=["another"]) == []

@@ -423,6 +423,18 @@ def test_a_job_that_has_only_such_seeds_is_refused_at_submit_and_by_the_step(eng
     assert (ended.state, ended.reason) == ("failed", f"no group can begin where [curriculum] says: {said}")
 
 
+def test_play_with_black_pictures_is_never_begun_from(engine: Engine) -> None:
+    teacher = submit(small_rl({"model": {"base": BASE}, "evaluation": {"blank_frames_every_n_iters": 1, "seeds": "100-103"}}))
+    run(engine, teacher)
+    pool = found(spec_of(teacher, curriculum={"turns": [1, 2]}))
+    with db.reading() as session:
+        splits = {session.get_one(Episode, id).split for id, _, _ in pool.episodes}
+    assert splits == {"train", "evaluation"}
+    assert pool.left_out["they were played with black pictures"] == sum(
+        row.split == "evaluation-blank" for row in rows_of(teacher)
+    )
+
+
 def test_only_good_episodes_of_the_policies_that_are_named_are_begun_from() -> None:
     teacher = teach("100-105", policies=["scripted", "random"], max_turns=60)
     rows = episodes_of(teacher)

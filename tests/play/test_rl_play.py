@@ -17,7 +17,7 @@ from engine_stand_in import BASE, Engine
 from play_kit import turn_rows, work
 from sqlmodel import col, select
 
-from app import artifacts, claims, db, lifecycle, specs
+from app import artifacts, claims, db, lifecycle, sources, specs
 from app.endpoints import publish
 from app.models import ITS_OWN, Artifact, Episode, FrameRow, Job, Queue
 from app.specs import RlSpec
@@ -288,6 +288,30 @@ def test_play_with_black_pictures_stands_beside_the_evaluation_and_counts_for_no
         values = {point.index: point.values for point in metrics.series(session, job_id, "eval")}
     assert values[2]["blank_gap/achievements"] == last["blank"]["gap"]["achievements"]["mean"]
     assert "blank/achievements" not in values[1]
+
+
+def test_a_filter_tells_of_play_with_black_pictures(engine: Engine) -> None:
+    job_id = submit(
+        spec_of(
+            rollout={"reply_format": "text", "policy_config": {"max_actions": 2}}, evaluation={"blank_frames_every_n_iters": 2}
+        )
+    )
+    run(engine, job_id)
+    for splits, blank in ((["evaluation-blank", "evaluation"], 4), (["evaluation"], None)):
+        table = {"jobs": [job_id], "splits": splits, "relabel": "scripted", "filter_errors": False}
+        spec = specs.build({"kind": "filter", "filter": table}, env={})
+        with db.reading() as session:
+            cautions = sources.cautions(session, spec)
+        assert [text.startswith(f"filter.jobs.0: job {job_id} was played with black") for text in cautions] == [True] * bool(
+            blank
+        )
+        made = submit_job("filter", specs.resolved(spec)).id
+        work()
+        ended = job(made)
+        assert ended.state == "succeeded", ended.reason
+        assert (ended.summary or {}).get("blank_frames") == blank
+        warned = [event.message for event in job_events(made) if event.level == "warning"]
+        assert ["4 episodes were played with black pictures" in text for text in warned] == [True] * bool(blank)
 
 
 def test_a_model_that_plays_as_well_with_black_pictures_is_told_of(engine: Engine) -> None:

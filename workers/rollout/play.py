@@ -143,7 +143,7 @@ class Before:
 
 
 @lru_cache(maxsize=16)
-def _blank(width: int, height: int) -> Frame:
+def black(width: int, height: int) -> Frame:
     """A black picture."""
     return Frame.of(encode_png(np.zeros((height, width, 3), np.uint8)), width=width, height=height)
 
@@ -209,7 +209,7 @@ class Game:
         frame = self.frame()
         if frame is None or not (self.options.blank_frames and self.policy.needs_messages):
             return frame
-        return _blank(frame.width, frame.height)
+        return black(frame.width, frame.height)
 
     async def turn(self) -> tuple[Turn, Frame | None]:
         """Play one turn. Raises EpisodeOver after the end."""

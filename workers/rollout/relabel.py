@@ -20,6 +20,7 @@ from app.store import starts
 from app.store.traces import NO_SNAPSHOT
 from workers.rollout import envs
 from workers.rollout.envs.base import Environment
+from workers.rollout.play import black
 from workers.rollout.policies.scripted import Scripted
 from workers.rollout.policies.scripted.player import goal_of
 from workers.rollout.starts import reached, settings
@@ -140,14 +141,14 @@ def _act(world: Environment, turn: PlayedTurn, onlooker: Scripted | None = None)
 
 
 def _check(world: Environment, turn: PlayedTurn) -> None:
-    """Raise ReplayMismatch unless the world looks as it did."""
+    """Raise ReplayMismatch unless the world looks as it did. A black picture on record (``blank_frames``) tells nothing of it."""
     if world.ended:
         raise ReplayMismatch(f"turn {turn.index} is on record; played again, the world has ended before it ({world.ended})")
     if turn.frame is None:
         return
     pixels = world.frame()
     found = Frame.of(encode_png(pixels), width=pixels.shape[1], height=pixels.shape[0]).sha256
-    if found != turn.frame:
+    if found != turn.frame and turn.frame != black(pixels.shape[1], pixels.shape[0]).sha256:
         raise ReplayMismatch(
             f"turn {turn.index} has the frame {turn.frame[:12]} on record, and {found[:12]} when it is played again; "
             "the actions, the seed or the environment's config are others than those it was played with"

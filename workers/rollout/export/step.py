@@ -12,7 +12,7 @@ from sqlmodel import Session
 from app import db
 from app.errors import StepFailed
 from app.models import ENDED, Job
-from app.sources import jobs_read
+from app.sources import blind, jobs_read
 from app.specs import FilterTable
 from workers.rollout import lines, selection
 from workers.rollout.export import files, order, split, stats, turns, why
@@ -52,6 +52,9 @@ def run(context: StepContext) -> dict[str, Any]:
         written = files.write(context, pulse, spool, sides, names)
         about_lines = stats.of_lines(rows, kept, spool, chosen)
     sources = files.sources(sides, kept, chosen)
+    if dark := sum(blind(episode.spec, episode.policy, episode.split) for episode, _ in sources):
+        told = "1 episode was" if dark == 1 else f"{dark} episodes were"
+        context.log(f"{told} played with black pictures: what is said of them teaches a model not to look", level="warning")
     removed = {
         "episodes": {key: number for key, number in tally.removed.items() if number},
         "turns": {key: seen.removed[key] for key in turns.KEYS if seen.removed[key]},
@@ -61,6 +64,7 @@ def run(context: StepContext) -> dict[str, Any]:
         "episodes": {"seen": tally.seen, "kept": len(sources)},
         "turns": {"read": seen.read, "kept": len(kept)},
         "removed": removed,
+        **({"blank_frames": dark} if dark else {}),
         "repeated": count.repeated,
         "lines": len(rows),
         "frames": about_lines["images"],
