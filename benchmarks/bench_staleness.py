@@ -166,7 +166,7 @@ def table(runs: Sequence[Run], workers: int) -> None:
     def row(name: str, of: Any, form: str = "10.1f") -> None:
         print(f"  {name:34}" + "".join(format(statistics.median(of(run) for run in by[kind]), form) for kind in kinds))
 
-    print(f"\n{'':36}" + "".join(f"{f'staleness {kind}':>10}" for kind in kinds))
+    print(f"\n{'staleness':36}" + "".join(f"{kind:10}" for kind in kinds))
     print("seconds")
     row("whole job", lambda run: run.seconds)
     for key in dict.fromkeys([*TOLD, *(key for run in runs for key in run.went)]):
