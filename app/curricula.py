@@ -166,7 +166,7 @@ def waits_for(session: Session, spec: AnySpec) -> list[dict[str, str]]:
 
 def check_unneeded(session: Session, job: Job) -> None:
     """Raise Conflict where a job that has not ended begins groups in the play of this one: what is gone fails those episodes."""
-    open_jobs = select(Job.id, Job.kind, Job.spec).where(col(Job.kind) == "rl", col(Job.state).not_in(ENDED))
+    open_jobs = select(col(Job.id), col(Job.kind), col(Job.spec)).where(col(Job.kind) == "rl", col(Job.state).not_in(ENDED))
     for id, kind, resolved in session.connection().execute(open_jobs.order_by(col(Job.created_at))):
         spec = parse(kind, resolved)
         if not isinstance(spec, RlSpec) or not spec.starts:
