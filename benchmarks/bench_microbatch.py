@@ -14,9 +14,6 @@ largest number in parts of the largest). ``whole`` is how the trainer does it: a
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -26,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bench_update import spec_of
+from benchmarks.bench_update import add_flags, at_home, spec_of
 from benchmarks.system import machine, save, scratch, spread
 
 
@@ -106,32 +103,19 @@ def gradient(learner: Any, options: Any, samples: Sequence[Any], size: int) -> F
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a folder; default: a new tiny model")
+    add_flags(parser)
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[1, 2, 4, 8], help="samples of a micro-batch; the first is compared with"
     )
     parser.add_argument("--episodes", type=int, default=16)
     parser.add_argument("--group", type=int, default=8, help="episodes of one seed")
     parser.add_argument("--turns", type=int, default=8, help="of an episode")
-    parser.add_argument("--reply", type=int, default=3, help="most tokens of a reply")
-    parser.add_argument("--image", type=int, default=63, help="side of a frame in pixels")
-    parser.add_argument("--rank", type=int, default=16, help="of the adapter")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     given.updates = 1
     with scratch() as folder:
-        os.environ["SYNTHQ_HOME"] = str(folder / "home")
-        from app import migrate
-
-        migrate.upgrade()
-        import torch
-
-        torch.set_num_threads(given.threads)
-        model = given.model
-        if model is None:
-            model = folder / "tiny"
-            subprocess.run([sys.executable, "-m", "workers.init_tiny", "tiny", str(model)], check=True, capture_output=True)
+        model = at_home(folder, given)
         from workers.trainer.objective.losses import Objective
 
         learner, options, samples = samples_of(model.absolute(), given)

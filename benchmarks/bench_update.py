@@ -89,31 +89,42 @@ def _silent(event: dict[str, Any]) -> None:
     """Nobody listens."""
 
 
-def main() -> None:
-    """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The model, and how it plays."""
     parser.add_argument("--model", type=Path, help="a folder; default: a new tiny model")
-    parser.add_argument("--episodes", type=int, default=64, help="of an iteration")
-    parser.add_argument("--group", type=int, default=8, help="episodes of one seed")
-    parser.add_argument("--turns", type=int, default=10, help="of an episode")
     parser.add_argument("--reply", type=int, default=3, help="most tokens of a reply")
     parser.add_argument("--image", type=int, default=63, help="side of a frame in pixels")
     parser.add_argument("--rank", type=int, default=16, help="of the adapter")
+
+
+def at_home(folder: Path, given: argparse.Namespace) -> Path:
+    """Make ``folder`` the home of this process, with an empty store; gives the model, a new tiny one where none was named."""
+    os.environ["SYNTHQ_HOME"] = str(folder / "home")
+    from app import migrate
+
+    migrate.upgrade()
+    import torch
+
+    torch.set_num_threads(given.threads)
+    if given.model is not None:
+        return Path(given.model)
+    model = folder / "tiny"
+    subprocess.run([sys.executable, "-m", "workers.init_tiny", "tiny", str(model)], check=True, capture_output=True)
+    return model
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser)
+    parser.add_argument("--episodes", type=int, default=64, help="of an iteration")
+    parser.add_argument("--group", type=int, default=8, help="episodes of one seed")
+    parser.add_argument("--turns", type=int, default=10, help="of an episode")
     parser.add_argument("--updates", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     with scratch() as folder:
-        os.environ["SYNTHQ_HOME"] = str(folder / "home")
-        from app import migrate
-
-        migrate.upgrade()
-        import torch
-
-        torch.set_num_threads(given.threads)
-        model = given.model
-        if model is None:
-            model = folder / "tiny"
-            subprocess.run([sys.executable, "-m", "workers.init_tiny", "tiny", str(model)], check=True, capture_output=True)
+        model = at_home(folder, given)
         told, fresh = measure(model.absolute(), given)
     print(machine())
     samples = told[0]["samples"]
