@@ -60,7 +60,6 @@ def _sets(*pairs: str) -> Words:
 WHOLE: Final = Size()
 QUICK: Final = Size(
     play=("--seeds", "20000-20019", *_sets("eval.max_turns=100", "eval.env_config.length=100")),
-    learn=_sets("sft.epochs=4"),
     rl="rl.vision.small.toml",
     improve=(
         *("--name", "tiny-rl", "--iterations", "2"),
