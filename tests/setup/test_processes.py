@@ -98,7 +98,8 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_make_alone_lists_every_target(bare: Path) -> None:
     listed = [line.split()[1] for line in make(bare).stdout.splitlines()]
 
-    assert listed == ["help", "install", "dev", "vllm-env", "demo", "demo-quick", "test", "check", "format", "clean"]
+    targets = ["help", "install", "dev", "vllm-env", "demo", "demo-quick", "test", "test-slow", "check", "format", "clean"]
+    assert listed == targets
 
 
 @pytest.mark.parametrize(
