@@ -151,7 +151,7 @@ def test_it_ends_within_seconds_whatever_is_under_way(tiny_model: Path) -> None:
         asking = caller.submit(serving.post, endless(4000, logit_bias={"17": 100}))
         until(lambda: busy(serving)[0] == 1, 10, "a request runs")
         serving.process.send_signal(signal.SIGINT)
-        assert serving.process.wait(15) == 0
+        assert serving.process.wait(30) == 0  # of which a busy machine may need many for the interpreter to end
         refused = asking.result()
     assert refused.status_code == 503
     assert refused.json()["error"]["message"] == "the engine stops, and this was not done yet; ask again later"
