@@ -78,13 +78,14 @@ def gae(groups: Sequence[Group], states: Sequence[Sequence[States]], options: Op
     unlocked = [episode for group in groups for episode in group.unlocked or ((),) * len(group.rewards)]
     if [len(one) for one in rewards] != [len(one) for one in shown]:
         raise InvalidInput("each turn has a state before its reply, and there are more of the one than of the other")
-    played = [_past(*each, options.discount) for each in zip(shown, rewards, unlocked, strict=True)]
+    past = together([_past(*each, options.discount) for each in zip(shown, rewards, unlocked, strict=True)])
     parts = np.repeat(np.arange(len(groups)), [len(group.rewards) for group in groups])
-    values = _cross_fitted(played, parts if len(groups) > 1 else np.arange(len(rewards)), earlier)
+    lengths = [len(one) for one in rewards]
+    values = _cross_fitted(past, lengths, parts if len(groups) > 1 else np.arange(len(rewards)), earlier)
     left = iter([_advantages(*each, options) for each in zip(rewards, values, strict=True)])
     estimates = [judged([next(left) for _ in group.rewards], options) for group in groups]
     returns = [returns_to_go(one, options.discount) for one in rewards]
-    return Valued(estimates=estimates, explained=_explained(returns, values), past=together(played))
+    return Valued(estimates=estimates, explained=_explained(returns, values), past=past)
 
 
 def together(parts: Sequence[Past]) -> Past:
@@ -113,28 +114,27 @@ def _past(states: States, rewards: Values, unlocked: Sequence[Iterable[str]], di
     return Past(states=states, turns=np.arange(len(rewards), dtype=np.int32), had=had, togo=togo)
 
 
-def _features(play: Past, had: Sequence[str]) -> Values:
+def _features(play: Past) -> Values:
     """[N, W + 2 + K]: states, and what a picture may not tell: how many turns went before, its square, and what was had."""
     turns = play.turns[:, None].astype(np.float64)
-    flags = [play.had.get(name, np.zeros(len(play), bool))[:, None] for name in had]
+    flags = [had[:, None] for had in play.had.values()]
     return np.concatenate([play.states.astype(np.float64), turns, turns**2, *flags], 1)
 
 
-def _cross_fitted(played: Sequence[Past], parts: NDArray[np.int64], earlier: Sequence[Past]) -> list[Values]:
-    """Values of each episode's turns, fitted to episodes of other parts."""
-    now = together(played)
+def _cross_fitted(now: Past, lengths: Sequence[int], parts: NDArray[np.int64], earlier: Sequence[Past]) -> list[Values]:
+    """Values of each episode's turns, fitted to episodes of other parts; ``lengths``: how many of ``now`` are of each."""
     known = together([now, *earlier])
-    features = _features(known, list(known.had))
+    features = _features(known)
     deviation = features.std(0)
     features = (features - features.mean(0)) / np.where(deviation > 0, deviation, 1.0)
     features = np.concatenate([features, np.ones((len(features), 1))], 1)
     fold = np.unique(parts, return_inverse=True)[1] % FOLDS
-    of_turn = np.concatenate([np.repeat(fold, [len(one) for one in played]), np.full(len(known) - len(now), -1)])
+    of_turn = np.concatenate([np.repeat(fold, lengths), np.full(len(known) - len(now), -1)])
     found = np.zeros(len(now))
     for name, togo in known.togo.items():
         open_to = ~known.had[name] if name in known.had else np.ones(len(known), bool)
         _add(found, features[open_to], togo[open_to], of_turn[open_to], np.flatnonzero(open_to))
-    return np.split(found, np.cumsum([len(one) for one in played])[:-1])
+    return np.split(found, np.cumsum(lengths)[:-1])
 
 
 def _add(found: Values, features: Values, togo: Values, fold: NDArray[np.int64], places: NDArray[np.int64]) -> None:
