@@ -101,8 +101,8 @@ def main() -> None:
     print(machine())
     proof = Proof(given)
     began = time.monotonic()
-    proof.synthq("up", "--detach", "--workers", "rollout=2")
     try:
+        proof.synthq("up", "--detach", "--workers", "rollout=2")  # one that is not ready in time goes on trying
         proof.job("tiny-expert", "eval", "eval_tiny_expert.toml")
         proof.job("tiny-lines", "filter", "filter_tiny.toml")
         for number in range(given.runs):
