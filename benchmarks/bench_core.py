@@ -35,7 +35,7 @@ def prompt(loaded: Any, tokens: int, rng: np.random.Generator, head: tuple[int, 
 
     side = 3 * loaded.merge
     patches = rng.standard_normal((side * side, 3 * loaded.temporal * loaded.patch**2)).astype(np.float32)
-    picture = Picture(sha256=hashlib.sha256(patches.tobytes()).hexdigest(), patches=patches, grid=(1, side, side))
+    picture = Picture(sha256=hashlib.sha256(patches.tobytes()).hexdigest(), grid=(1, side, side), make=lambda: patches)
     of_picture = [loaded.vision_start_id, *[loaded.image_id] * picture.tokens(loaded.merge), loaded.vision_end_id]
     rest = [int(token) for token in rng.integers(50, 250, tokens - len(of_picture) - len(head))]
     return Prompt(ids=(*head, *rest[:2], *of_picture, *rest[2:]), pictures=(picture,))

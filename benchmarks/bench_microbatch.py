@@ -90,7 +90,7 @@ def gradient(learner: Any, options: Any, samples: Sequence[Any], size: int) -> F
     weights = [weight for _, weight in sorted(learner.loaded.model.named_parameters()) if weight.requires_grad]
     objective = Objective(options.loss, options.losses, old=None)
     scale = 1 / objective.units(samples)
-    learner.forget_pictures()
+    learner.forget_seen()
     starts, began = range(0, len(samples), size), time.monotonic()
     losses = [learner.accumulate(samples[start : start + size], objective, scale=scale).loss for start in starts]
     seconds = time.monotonic() - began

@@ -45,7 +45,7 @@ class Sft:
 
     def round(self) -> dict[str, Seconds]:
         """A first epoch, with nothing of any line or picture held yet, of what it trains, and of a later epoch."""
-        self._learner.forget_pictures()
+        self._learner.forget_seen()
         began = Seconds.now()
         data = self._data()
         ready = self._train(data)
@@ -99,7 +99,7 @@ class Grpo:
 
     def round(self) -> dict[str, Seconds]:
         """An epoch from rows and the bytes of pictures that were never seen, and of what of it trains."""
-        self._learner.forget_pictures()
+        self._learner.forget_seen()
         began, ready = Seconds.now(), Seconds()
         for start in range(0, len(self._rows), self._config["batch"]):
             samples = self._samples(start)

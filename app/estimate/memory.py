@@ -30,6 +30,8 @@ PATCHES: Final = 16_384
 """Patches that go through the vision tower at once; as above."""
 SIGHTS_BYTES: Final = 512 * 1024**2
 """What is kept at the most of pictures that a tower which does not learn has seen; as above."""
+TRUNK_BYTES: Final = 512 * 1024**2
+"""What is kept at the most of samples as layers left them that do not learn; as above."""
 PREFIX_BYTES: Final = 512 * 1024**2
 IMAGES_BYTES: Final = 256 * 1024**2
 """What the transformers engine keeps at the most of prompts' beginnings and of pictures; as above, of its server."""
@@ -52,11 +54,13 @@ class Trained:
     mode: TrainerMode
     rank: int
     layers: Collection[str]
+    """Names of the layers with an adapter."""
     depths: Collection[int] | None = None
     """Which layers of the depth; None: all."""
-    """Names of the layers with an adapter."""
     tokens: int
     """Most tokens of a pass."""
+    sample_tokens: int
+    """Of all samples together, at the most."""
     pictures: int
     """Pictures that samples show, each counted once, at the most."""
     picture_tokens: int
@@ -100,6 +104,7 @@ def trainer(geometry: Geometry, what: Trained, device: Device) -> list[Part]:
         Part(name="gradients", bytes=count * FULL),
         Part(name="optimizer", bytes=2 * count * FULL + tensors * STEP_BYTES),
         Part(name=f"a pass of {_pass(what, device):,} tokens", bytes=_activations(geometry, what, device), most=True),
+        *_trunk(geometry, what, width),
         *_pictures(geometry, what, width, device),
     ]
 
@@ -123,6 +128,14 @@ def _dealt_out(geometry: Geometry, what: Trained, device: Device, weights: int) 
         Part(name=f"a pass of {_pass(what, device):,} tokens", bytes=_activations(geometry, what, device), most=True),
         *_pictures(geometry, what, held_in(geometry, what.bf16, device, what.mode), device),
     ]
+
+
+def _trunk(geometry: Geometry, what: Trained, width: int) -> Iterator[Part]:
+    """What is kept of samples where the lowest layers have no adapter, and the tower adds nothing above them."""
+    lowest = min(depth % geometry.layers for depth in what.depths) if what.depths else 0
+    if what.mode != "full" and lowest > 0 and lowest >= len(geometry.deepstack):
+        seen = what.sample_tokens * geometry.hidden * width
+        yield Part(name="samples as frozen layers left them", bytes=min(TRUNK_BYTES, seen), most=True)
 
 
 def _pictures(geometry: Geometry, what: Trained, width: int, device: Device) -> Iterator[Part]:

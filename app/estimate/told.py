@@ -162,6 +162,7 @@ class _Sft:
             layers=lora.layers,
             depths=lora.layers_to_transform,
             tokens=min(table.tokens_per_pass, table.batch_size * table.sequence_length),
+            sample_tokens=(self._samples() or 10**9) * table.sequence_length,
             pictures=pictures,
             picture_tokens=table.sequence_length,
             read_bytes=SFT_READ_BYTES,
@@ -253,6 +254,7 @@ class _Rl:
         a_batch = training.batch_size * turns
         rounds = spec.rounds if spec.dagger.aggregate else 1  # a round's update shows the pictures of all rounds so far
         longest = min(vllm.max_model_len, self.about.model.geometry.max_length if self.about.model else vllm.max_model_len)
+        samples = spec.rollout.episodes * turns * max(1, rounds)
         picture = self._picture()
         return Trained(
             mode=spec.model.trainer_mode,
@@ -260,7 +262,8 @@ class _Rl:
             layers=spec.lora.layers,
             depths=spec.lora.layers_to_transform,
             tokens=min(training.tokens_per_pass, a_batch * longest),
-            pictures=spec.rollout.episodes * turns * max(1, rounds) if spec.rollout.policy_config.use_vision else 0,
+            sample_tokens=samples * longest,
+            pictures=samples if spec.rollout.policy_config.use_vision else 0,
             picture_tokens=longest if picture is None else picture,
             read_bytes=RL_READ_BYTES,
             dropout=spec.lora.dropout > 0,

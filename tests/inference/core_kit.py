@@ -26,7 +26,7 @@ def picture(loaded: Loaded, seed: int, blocks: int = 3) -> Picture:
     shape = side * side, 3 * loaded.temporal * loaded.patch**2
     patches = np.random.default_rng(seed).standard_normal(shape) if seed >= 0 else np.full(shape, -1.0)
     told = patches.astype(np.float32)
-    return Picture(sha256=hashlib.sha256(told.tobytes()).hexdigest(), patches=told, grid=(1, side, side))
+    return Picture(sha256=hashlib.sha256(told.tobytes()).hexdigest(), grid=(1, side, side), make=lambda: told)
 
 
 def prompt(loaded: Loaded, tokens: int, *, pictures: Sequence[Picture] = (), seed: int = 0) -> Prompt:

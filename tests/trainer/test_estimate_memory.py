@@ -68,7 +68,7 @@ def base(request: pytest.FixtureRequest) -> Path:
     return found
 
 
-def trained(base: Path, mode: str, *, pictures: int = 16) -> Trained:
+def trained(base: Path, mode: str, *, pictures: int = 16, depths: tuple[int, ...] | None = None) -> Trained:
     """What is said of a training in one of the modes."""
     more = MODES[mode]
     lora = more.get("lora", Lora())
@@ -78,8 +78,9 @@ def trained(base: Path, mode: str, *, pictures: int = 16) -> Trained:
         mode=more["mode"],
         rank=lora.r,
         layers=LANGUAGE,
-        depths=None,
+        depths=depths,
         tokens=TOKENS,
+        sample_tokens=2 * TOKENS,
         pictures=pictures,
         picture_tokens=model.picture_tokens(63, 63),
         read_bytes=told.RL_READ_BYTES,
@@ -89,7 +90,7 @@ def trained(base: Path, mode: str, *, pictures: int = 16) -> Trained:
     )
 
 
-def parts(base: Path, mode: str, **more: int) -> dict[str, int]:
+def parts(base: Path, mode: str, **more: Any) -> dict[str, int]:
     model = known(str(base))
     assert model is not None
     return {part.name: part.bytes for part in memory.trainer(model.geometry, trained(base, mode, **more), "cpu")}
@@ -147,6 +148,19 @@ def peaks(middle_model: Path) -> dict[str, int]:
     return {mode: took for line in ran.stdout.splitlines() for mode, took in json.loads(line).items()}
 
 
+@pytest.mark.parametrize("depths", [None, (0,), (-1,), (-2, -1)])
+def test_what_is_kept_of_samples_below_what_learns_is_told_to_the_byte(base: Path, depths: tuple[int, ...] | None) -> None:
+    one = learner(base, lora=Lora(r=16, alpha=32, layers_to_transform=depths))
+    given = [sample(one.loaded, number, tokens=40) for number in range(4)]
+    one.logprobs(given)
+    length = len(given[0].ids)
+    model = known(str(base))
+    assert model is not None
+    what = replace(trained(base, "lora", depths=depths), sample_tokens=4 * length)
+    told = {part.name: part.bytes for part in memory.trainer(model.geometry, what, "cpu")}
+    assert told.get("samples as frozen layers left them", 0) == one._trunk.cache.used
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", list(MODES))
 def test_the_whole_of_a_full_pass_lies_within_what_is_told(middle_model: Path, peaks: dict[str, int], mode: str) -> None:
@@ -159,6 +173,7 @@ def test_the_limits_are_those_of_learner_tower_and_engine() -> None:
     assert forward.LOGITS == memory.LOGITS
     assert vision.MOST_PATCHES == memory.PATCHES
     assert Settings(base="b").picture_cache_bytes == memory.SIGHTS_BYTES
+    assert Settings(base="b").trunk_cache_bytes == memory.TRUNK_BYTES
     assert (images.CACHE_BYTES, images.CACHE_BYTES + data.SAMPLE_BYTES) == (told.RL_READ_BYTES, told.SFT_READ_BYTES)
     serves = options.parse(["--model", "m"])
     assert (serves.prefix_bytes, serves.image_cache_bytes) == (memory.PREFIX_BYTES, memory.IMAGES_BYTES)

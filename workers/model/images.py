@@ -104,7 +104,7 @@ class ImageReader:
         patches = self._patches(pixels)
         patches.flags.writeable = False
         grid = (1, pixels.shape[0] // self.patch, pixels.shape[1] // self.patch)
-        picture = Picture(sha256=name.hexdigest(), patches=patches, grid=grid)
+        picture = Picture(sha256=name.hexdigest(), grid=grid, make=lambda: patches)
         self.cache.put(name.digest(), picture, patches.nbytes)
         return picture
 

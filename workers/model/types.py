@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+Patches = NDArray[np.float32]
+"""[t * h * w, channels * temporal * patch * patch], in the order of the processor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,10 +18,15 @@ class Picture:
 
     sha256: str
     """Of the PNG bytes that it was made from."""
-    patches: NDArray[np.float32] = field(compare=False, repr=False)
-    """[t * h * w, channels * temporal * patch * patch], in the order of the processor."""
     grid: tuple[int, int, int]
     """Patches in time, height and width, before the merge."""
+    make: Callable[[], Patches] = field(compare=False, repr=False)
+    """Gives its patches; whoever has what a tower made of the picture need not ask for them."""
+
+    @property
+    def patches(self) -> Patches:
+        """What the tower reads."""
+        return self.make()
 
     def tokens(self, merge: int) -> int:
         """How many tokens it has in a prompt, where ``merge`` x ``merge`` patches become one."""

@@ -21,6 +21,7 @@ from workers.model.sights import Sights
 from workers.model.types import Picture
 from workers.trainer.learner.rows import Batch
 from workers.trainer.learner.shards import Whole, blank
+from workers.trainer.learner.trunk import Trunk
 
 LOGITS: Final = 1 << 27
 """Numbers of logits that are computed at once: 512 MiB of them, and some times that on the way back."""
@@ -40,9 +41,11 @@ class Scores(NamedTuple):
 class Forward:
     """A Qwen3-VL that is trained, or some of it."""
 
-    def __init__(self, model: Any, sights: Sights, *, dtype: torch.dtype, checkpointing: bool, shards: Whole) -> None:
+    def __init__(
+        self, model: Any, sights: Sights, trunk: Trunk, *, dtype: torch.dtype, checkpointing: bool, shards: Whole
+    ) -> None:
         """``dtype``: what is computed in; ``checkpointing``: layers compute a second time on the way back."""
-        self._text, self._head, self._sights = model.model.language_model, model.lm_head, sights
+        self._text, self._head, self._sights, self._trunk = model.model.language_model, model.lm_head, sights, trunk
         self._tower, self._shards = model.model.visual, shards
         self._blank = blank(model) if shards.has(self._tower) else None
         self._dtype, self._checkpointing = dtype, checkpointing
@@ -104,23 +107,36 @@ class Forward:
 
     def _states(self, batch: Batch, pictured: bool) -> Tensor:
         """[N, W]: what the targets are predicted from."""
+        layers, below = self._text.layers, self._trunk.depth
+        deep: list[Tensor] = []
+        if below:
+            states = self._trunk.of(batch, lambda: self._through(batch, *self._begun(batch, pictured), 0, below))
+        else:
+            states, deep = self._begun(batch, pictured)
+        if len(layers) - 1 < max(below, len(deep)):
+            return self._normed(self._through(batch, states, deep, below, len(layers)).flatten(0, 1)[batch.before])
+        states = self._through(batch, states, deep, below, len(layers) - 1)
+        turned = self._text.rotary_emb(states, batch.positions)
+        return self._normed(self._within(layers[-1], _last, layers[-1], states, turned, batch.before))
+
+    def _begun(self, batch: Batch, pictured: bool) -> tuple[Tensor, list[Tensor]]:
+        """[B, T, W]: words and pictures as the first layer reads them; and [P, W] of each of the first layers, to be added."""
         embed = self._text.embed_tokens
         states: Tensor = self._shards.within(embed, embed, batch.ids)
-        shape = states.shape
-        deep: list[Tensor] = []
-        if (seen := self._seen(batch.pictures, pictured)) is not None:
-            seen = seen.to(states.dtype)
-            states = states.flatten(0, 1).index_copy(0, batch.pictured, seen[0]).view(shape)
-            deep = list(seen[1:])
-        turned = self._text.rotary_emb(states, batch.positions)
-        layers = self._text.layers
-        for depth, layer in enumerate(layers):
-            if depth == len(layers) - 1 and depth >= len(deep):
-                return self._normed(self._within(layer, _last, layer, states, turned, batch.before))
+        if (seen := self._seen(batch.pictures, pictured)) is None:
+            return states, []
+        seen = seen.to(states.dtype)
+        return states.flatten(0, 1).index_copy(0, batch.pictured, seen[0]).view(states.shape), list(seen[1:])
+
+    def _through(self, batch: Batch, states: Tensor, deep: Sequence[Tensor], first: int, end: int) -> Tensor:
+        """[B, T, W]: what the layers from ``first`` to before ``end`` make of states."""
+        turned, shape = self._text.rotary_emb(states, batch.positions), states.shape
+        for depth in range(first, end):
+            layer = self._text.layers[depth]
             states = self._within(layer, layer, states, position_embeddings=turned, attention_mask=None)
             if depth < len(deep):
                 states = states.flatten(0, 1).index_add(0, batch.pictured, deep[depth].to(states.dtype)).view(shape)
-        return self._normed(states.flatten(0, 1)[batch.before])
+        return states
 
     def _normed(self, states: Tensor) -> Tensor:
         normed: Tensor = self._text.norm(states)

@@ -27,6 +27,7 @@ from workers.trainer.learner.prepare import drawing, prepare
 from workers.trainer.learner.rows import Batch, Row, collate, cut, read
 from workers.trainer.learner.settings import Settings
 from workers.trainer.learner.shards import bytes_here, collected
+from workers.trainer.learner.trunk import Trunk, depth_of
 from workers.trainer.samples import Sample
 
 Floats = NDArray[np.float32]
@@ -50,14 +51,17 @@ class Learner:
         model = self._prepared.loaded.model
         self._sights = Sights(model, settings.picture_cache_bytes, learns=settings.mode == "full")
         self._shards = self._prepared.shards
+        self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        # where weights are dealt out, a process that computes nothing would leave the others waiting
+        self._trunk = Trunk(0 if self._shards.dealt else depth_of(self._weights, model), settings.trunk_cache_bytes)
         self._forward = Forward(
             model,
             self._sights,
+            self._trunk,
             dtype=self._prepared.dtype,
             checkpointing=settings.gradient_checkpointing,
             shards=self._shards,
         )
-        self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._optimizer = Optimizer(self._weights, settings)
         self._passes = 0  # begun since the last step
         self._moved = 0  # by those, as ``_learn`` tells it
@@ -283,9 +287,10 @@ class Learner:
         self._optimizer.forget()
         self._passes = self._moved = 0
 
-    def forget_pictures(self) -> None:
-        """Hold nothing of pictures that were seen, so that the last digits of what comes do not depend on what went before."""
+    def forget_seen(self) -> None:
+        """Hold nothing of samples that were seen, so that the last digits of what comes do not depend on what went before."""
         self._sights.cache.clear()
+        self._trunk.cache.clear()
 
     # -- folders --------------------------------------------------------------------------------------------------------
 
@@ -293,12 +298,12 @@ class Learner:
         """Write all that is needed to go on exactly from here, whole or not at all; ``extra`` are JSON values for the caller.
 
         It is between steps that a learner is saved: gradients that have not been stepped with are not part of it. Afterwards it
-        is what one is that was restored, pictures forgotten too. Raises InvalidInput when there is something at ``folder``
-        already.
+        is what one is that was restored, and has forgotten what it saw. Raises InvalidInput when there is something at
+        ``folder`` already.
         """
         if self._passes:
             raise InvalidInput(f"{self._passes} passes have been added up since the last step; step before saving")
-        self.forget_pictures()
+        self.forget_seen()
         facts = {**self._kind(), "steps": self.steps, "extra": dict(extra or {})}
         trained, moments = collected(self._weights), collected(self._optimizer.moments())
         self._by_first(lambda: checkpoint.write(folder, facts, trained, moments))
@@ -311,7 +316,7 @@ class Learner:
                 raise BadModel(f"{folder} is of another learner: its {name} is {facts.get(name)!r}, and here it is {mine!r}")
         checkpoint.load_weights(self._weights, found, folder)
         self._optimizer.recall(moments)
-        self.forget_pictures()
+        self.forget_seen()
         self.steps, self._passes = int(facts["steps"]), 0
         extra: dict[str, Any] = facts["extra"]
         return extra

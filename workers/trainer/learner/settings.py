@@ -82,6 +82,8 @@ class Settings:
     same whatever it is; a CPU takes fewer where more would be slower."""
     picture_cache_bytes: int = 512 * 1024**2
     """What may be held of pictures that a frozen vision tower has seen."""
+    trunk_cache_bytes: int = 512 * 1024**2
+    """What may be held of samples as the layers below the lowest one that learns left them."""
 
     def __post_init__(self) -> None:
         for what, name, known in (

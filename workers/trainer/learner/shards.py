@@ -120,7 +120,8 @@ def blank(model: Any) -> Picture:
     """The smallest picture, for a process that has none while others use a tower that is dealt out."""
     tower = model.model.visual
     merge, numbers = tower.spatial_merge_size, tower.patch_embed.proj.weight[0].numel()
-    return Picture(sha256="", grid=(1, merge, merge), patches=np.zeros((merge * merge, numbers), np.float32))
+    patches = np.zeros((merge * merge, numbers), np.float32)
+    return Picture(sha256="", grid=(1, merge, merge), make=lambda: patches)
 
 
 def collected(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from app import db
 from app.errors import InvalidInput, StepFailed
 from app.records import Outcome
 from workers.model.images import ImageReader
-from workers.model.types import Picture
+from workers.model.types import Patches, Picture
 from workers.trainer.objective.advantages import Group
 from workers.trainer.rl import stored
 from workers.trainer.rl.options import TILES, Play
@@ -160,6 +161,7 @@ class Shown:
     def __init__(self, pngs: Mapping[str, bytes], play: Play, images: ImageReader) -> None:
         self._pngs, self._upscale_to, self._images = pngs, play.upscale_to, images
         self._frames: dict[str, list[str]] = {}
+        self._known: dict[str, Picture] = {}
 
     def add(self, turn: Turn) -> int:
         """Remember what a turn's prompt shows; gives how many tokens that is. Raises StepFailed where a frame is not stored."""
@@ -182,10 +184,20 @@ class Shown:
 
     def _pictures(self, key: str) -> Iterator[Picture]:
         for sha256 in self._frames[key]:
-            try:
-                yield self._images.read(pixels.enlarged(self._pngs[sha256], self._upscale_to, tiles=TILES))
-            except InvalidInput as error:
-                raise StepFailed(f"{key} shows frame {sha256}, which cannot be read: {error}") from error
+            if sha256 not in self._known:
+                try:
+                    picture = self._read(sha256)
+                except InvalidInput as error:
+                    raise StepFailed(f"{key} shows frame {sha256}, which cannot be read: {error}") from error
+                # many more are shown than have room; what the tower made of them has, so few are ever read again
+                self._known[sha256] = replace(picture, make=partial(self._patches, sha256))
+            yield self._known[sha256]
+
+    def _read(self, sha256: str) -> Picture:
+        return self._images.read(pixels.enlarged(self._pngs[sha256], self._upscale_to, tiles=TILES))
+
+    def _patches(self, sha256: str) -> Patches:
+        return self._read(sha256).patches
 
 
 def _figures(found: Iteration) -> dict[str, float]:
