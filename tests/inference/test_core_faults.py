@@ -138,7 +138,7 @@ def test_a_step_that_fails_ends_those_that_were_part_of_it(loaded, monkeypatch, 
 
 
 def test_a_device_that_is_lost_ends_the_engine(loaded, monkeypatch):
-    with engine(loaded) as core:
+    with engine(loaded, start=False) as core:
 
         def lost(tickets: Any) -> Any:
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700)
@@ -147,6 +147,7 @@ def test_a_device_that_is_lost_ends_the_engine(loaded, monkeypatch):
         answers = Answers(core)
         for ask in some(loaded, 3):
             answers.ask(*ask)
+        core.start()
         assert all(isinstance(result, Unavailable) for result in answers.wait())
         assert "an illegal memory access" in (core.fault or "")
 
