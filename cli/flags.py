@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
+from app import strict_json
 from app.errors import BadFlag, Problem, SpecProblems
 
 EXAMPLE = '{"use_vision": true}'
@@ -14,28 +15,17 @@ EXAMPLE = '{"use_vision": true}'
 
 def parse_object(text: str, flag: str) -> dict[str, Any]:
     """The JSON object in a flag. Raises BadFlag with the place of the mistake."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise BadFlag(f"{flag} holds {constant}, which is no number of JSON")
-
     try:
-        value = json.loads(text, parse_constant=refuse, object_pairs_hook=lambda pairs: _each_once(pairs, flag))
+        value = strict_json.read(text)
     except json.JSONDecodeError as error:
         raise BadFlag(f"{flag} is not JSON: {_mistake(error, text)}; it takes an object such as '{EXAMPLE}'") from None
-    except (ValueError, RecursionError):
-        raise BadFlag(f"{flag} cannot be read: its numbers are too long or it is nested too deep") from None
+    except strict_json.NotStrict as error:
+        raise BadFlag(f"{flag} {error}") from None
+    except ValueError:
+        raise BadFlag(f"{flag} cannot be read: a number in it has too many digits") from None
     if not isinstance(value, dict):
         raise BadFlag(f"{flag} {text[:60]} is not an object; it takes one such as '{EXAMPLE}'")
     return value
-
-
-def _each_once(pairs: Sequence[tuple[str, Any]], flag: str) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in table:
-            raise BadFlag(f"{flag} gives {key!r} twice; keep one")
-        table[key] = value
-    return table
 
 
 def _mistake(error: json.JSONDecodeError, text: str) -> str:

@@ -6,9 +6,10 @@ import json
 import re
 from typing import Any
 
+from app import strict_json
 from app.dataset import schema
 from app.dataset.look import Look
-from app.dataset.source import Unreadable, kind, mistake, shown, strict_json
+from app.dataset.source import kind, mistake, shown
 from app.dataset.summary import count
 from app.errors import cut, did_you_mean
 
@@ -104,9 +105,9 @@ def _arguments(look: Look, arguments: Any, name: str | None, where: str) -> None
         return
     look.text(arguments, "assistant", where)
     try:
-        value = strict_json(arguments)
-    except (Unreadable, ValueError) as error:
-        why = mistake(error) if isinstance(error, json.JSONDecodeError) else str(error).replace("the line", "it")
+        value = strict_json.read(arguments)
+    except ValueError as error:
+        why = _why(error)
         look.bad(where, f"is {cut(arguments)}, which is not JSON: {why}")
         return
     if not isinstance(value, dict):
@@ -115,6 +116,12 @@ def _arguments(look: Look, arguments: Any, name: str | None, where: str) -> None
     parameters = (look.tools or {}).get(name or "")
     if parameters is not None:
         look.problems += schema.misfits(value, parameters, where)
+
+
+def _why(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return mistake(error)
+    return f"it {error}" if isinstance(error, strict_json.NotStrict) else str(error)
 
 
 def answered(look: Look, id_: Any, where: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, BinaryIO, Final
+
+from app import strict_json
 
 LONGEST_LINE: Final = 256 * 1024 * 1024
 """Bytes of the longest line that is read: ten images of 10 MB each take 134 MB as base64."""
@@ -55,11 +57,11 @@ def read(line: bytes | None, number: int) -> Any:
             f"byte {error.start + 1} of the line, {line[error.start]:#04x}, is not UTF-8; save the file as UTF-8"
         ) from None
     try:
-        return _STRICT.decode(text)
+        return strict_json.read(text)
     except json.JSONDecodeError as error:
         raise Unreadable(f"the line {_NOT_JSON}: {mistake(error)}{_hint(error, line)}") from None
-    except RecursionError:
-        raise Unreadable(f"the line {_NOT_JSON} of a chat: it is nested too deep") from None
+    except strict_json.NotStrict as error:
+        raise Unreadable(f"the line {error}") from None
     except ValueError as error:  # a number with thousands of digits
         raise Unreadable(f"the line cannot be read: {error}") from None
 
@@ -96,30 +98,6 @@ def _hint(error: json.JSONDecodeError, line: bytes) -> str:
         return "; two lines may have run together"
     open_end = error.msg.startswith("Unterminated") or not error.doc[error.pos :].strip()
     return "; the file may have been cut here" if open_end and not line.endswith(b"\n") else ""
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Unreadable(f"the line gives the key {twice[:60]!r} twice in one object; keep one")
-    return value
-
-
-def _no_constant(word: str) -> NoReturn:
-    raise Unreadable(f"the line holds {word}, which is no number of JSON")
-
-
-_STRICT = json.JSONDecoder(object_pairs_hook=_once_each, parse_constant=_no_constant)
-
-
-def strict_json(text: str) -> Any:
-    """The value of a JSON text inside a line. Raises Unreadable, or ValueError where it is no JSON."""
-    try:
-        return _STRICT.decode(text)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
 
 
 def kind(value: Any) -> str:

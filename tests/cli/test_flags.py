@@ -45,9 +45,9 @@ def test_null_is_refused(text: str) -> None:
         ('{\n "a": x}', "at line 2, character 7"),
         ("[1]", "[1] is not an object"),
         ('{"a": NaN}', "NaN, which is no number of JSON"),
-        ('{"a": 1, "a": 2}', "gives 'a' twice"),
+        ('{"a": 1, "a": 2}', "--policy-config gives the key 'a' twice in one object; keep one"),
         ("[" * 100_000, "nested too deep"),
-        ('{"a": ' + "9" * 5000 + "}", "too long"),
+        ('{"a": ' + "9" * 5000 + "}", "too many digits"),
     ],
 )
 def test_bad_json_is_told_with_its_place(text: str, said: str) -> None:

@@ -68,7 +68,7 @@ def test_a_reply_cannot_be_formatted_that_could_not_be_read_back(said):
         (called(["do"]), "a list, not an object"),
         (called('{"actions": ["do"]'), "not JSON"),
         (called(""), "not JSON"),
-        (called('{"actions": ["do"], "actions": ["noop"]}'), "one key twice"),
+        (called('{"actions": ["do"], "actions": ["noop"]}'), "gives the key 'actions' twice"),
         (called('{"actions": NaN}'), "NaN"),
         (called('{"actions": ["do"]} and more'), "not JSON"),
         (called("[" * 100_000), "nested too deep"),

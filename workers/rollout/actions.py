@@ -26,6 +26,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from app import strict_json
 from app.errors import InvalidInput, did_you_mean
 from app.records import Outcome, Parsed, Reply, ToolCall
 
@@ -140,25 +141,11 @@ def _read_arguments(arguments: str) -> list[str]:
 def _strict_json(text: str) -> Any:
     """The value of a JSON text. Keys that come twice and the words NaN and Infinity are no JSON here."""
     try:
-        return _STRICT.decode(text)
-    except RecursionError:
-        raise _Unreadable("the arguments are nested too deep") from None
+        return strict_json.read(text)
+    except strict_json.NotStrict as error:
+        raise _Unreadable(f"the JSON of the arguments {error}") from None
     except ValueError as error:  # JSONDecodeError, or a number with too many digits
         raise _Unreadable(f"the arguments are not JSON ({error}): {_shown(text)}") from None
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise _Unreadable("the arguments name one key twice")
-    return value
-
-
-def _no_constant(word: str) -> None:
-    raise _Unreadable(f"the arguments hold {word}, which is not JSON")
-
-
-_STRICT = json.JSONDecoder(object_pairs_hook=_once_each, parse_constant=_no_constant)
 
 
 def _checked(said: Sequence[str], known: Sequence[str], max_actions: int) -> tuple[str, ...]:

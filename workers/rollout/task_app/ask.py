@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import ValidationError
 
-from app import specs
+from app import specs, strict_json
 from app.errors import InvalidInput, Problem, SpecProblems, cut, did_you_mean
 from app.records import EpisodeKey
 from app.settings import get_settings
@@ -87,11 +87,11 @@ def read(body: bytes) -> Ask:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_each_once)
-    except RecursionError:
-        _refuse("", "the body is nested too deep")
+        value = strict_json.read(body)
     except UnicodeDecodeError:
         _refuse("", "the body is no JSON in UTF-8")
+    except strict_json.NotStrict as error:
+        _refuse("", f"the body is no JSON: it {error}")
     except ValueError as error:
         said = f"{str(error)[:1].lower()}{str(error)[1:200]}"
         _refuse("", f"the body is no JSON: {said}" if body.strip() else "the body is missing; it is to be a JSON object")
@@ -101,18 +101,6 @@ def _parse(body: bytes) -> dict[str, Any]:
     if faults:
         raise BadBody(faults[:20])
     return value
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it gives the key {cut(next(name for name in names if names.count(name) > 1))} twice in one object")
-    return value
-
-
-def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"it holds {word}, which is no number")
 
 
 def _refuse(key: str, message: str) -> NoReturn:
