@@ -146,6 +146,7 @@ def test_an_image_token_in_a_reply_is_text(fresh: Learner, plain: Any) -> None:
         logp = torch.log_softmax(plain.model.lm_head(states[0]), -1)
     wanted = logp[[place - 1 for place in one.targets], [ids[place] for place in one.targets]].numpy()
     assert np.abs(fresh.logprobs([one])[0] - wanted).max() < TOLERANCE
+    assert np.abs(fresh.states([one])[0] - states[0, begin - 1].numpy()).max() < TOLERANCE
 
 
 def test_entropy_and_the_likeliest_are_of_the_same_distribution(fresh: Learner, plain: Any) -> None:

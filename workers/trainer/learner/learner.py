@@ -125,7 +125,7 @@ class Learner:
         """
         if bare := next((sample.key for sample in samples if not sample.targets), None):
             raise InvalidInput(f"{bare} has no target, so nothing is predicted from it")
-        rows = [read(replace(one, targets=one.targets[:1], logprobs=None, advantages=None), self.loaded) for one in samples]
+        rows = [_of_first(read(sample, self.loaded)) for sample in samples]
 
         def look(number: int, places: list[int], others: Sequence[list[int]]) -> dict[int, Floats]:
             states = self._forward.states(self._batch(rows, places), pictured=_pictured(rows, others))
@@ -344,3 +344,9 @@ class Learner:
 def _pictured(rows: Sequence[Row], passes: Sequence[Sequence[int]]) -> bool:
     """Whether any of some passes has pictures."""
     return any(rows[place].sample.pictures for places in passes for place in places)
+
+
+def _of_first(row: Row) -> Row:
+    """The row with its first target alone. It was read with all: which image tokens are text is told by them."""
+    sample = replace(row.sample, targets=row.sample.targets[:1], logprobs=None, advantages=None)
+    return row._replace(sample=sample)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -57,10 +56,8 @@ class Batch(NamedTuple):
     """int64 [N]: which sample each target is of."""
     temperature: Tensor | None
     """float32 [N, 1]; None where all are 1."""
-    keys: tuple[bytes, ...]
-    """Of each sample: two of the same are the same to every layer."""
-    lengths: tuple[int, ...]
-    """Tokens of each sample."""
+    rows: tuple[Row, ...]
+    """The samples that it was made of."""
 
 
 def read(sample: Sample, loaded: Loaded) -> Row:
@@ -137,17 +134,5 @@ def collate(rows: Sequence[Row], device: torch.device) -> Batch:
         targets=put(given[0].reshape(-1)[targets]),
         sample=put(sample),
         temperature=None if (heat == 1).all() else put(heat[sample])[:, None],
-        keys=tuple(map(_key, rows)),
-        lengths=tuple(len(row.ids) for row in rows),
+        rows=tuple(rows),
     )
-
-
-def _key(row: Row) -> bytes:
-    """A hash of what a forward reads of a sample. What its pictures stand for follows from their places."""
-    pictures = "".join(picture.sha256 for picture in row.sample.pictures)
-    told = (row.ids.tobytes(), row.positions.tobytes(), row.pictured.tobytes(), pictures.encode())
-    made = blake2b(digest_size=20)
-    for part in told:
-        made.update(len(part).to_bytes(8, "little"))
-        made.update(part)
-    return made.digest()

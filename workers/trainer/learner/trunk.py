@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from workers.model.cache import Cache
-from workers.trainer.learner.rows import Batch
+from workers.trainer.learner.rows import Batch, Row
 
 _LAYER: Final = re.compile(r"\.language_model\.layers\.(\d+)\.")
 
@@ -38,12 +39,24 @@ class Trunk:
     @torch.no_grad()
     def of(self, batch: Batch, compute: Callable[[], Tensor]) -> Tensor:
         """[B, T, W]: what is kept of a batch, or else what ``compute`` gives, which is kept; padding stands as anything."""
-        held = [self.cache.get(key) for key in batch.keys]
+        keys = [_key(row) for row in batch.rows]
+        held = [self.cache.get(key) for key in keys]
         known = [states for states in held if states is not None]
         if len(known) == len(held):
             return torch.nn.utils.rnn.pad_sequence(known, batch_first=True)
         computed = compute()
-        for key, length, states in zip(batch.keys, batch.lengths, computed, strict=True):
-            kept = states[:length].clone()  # the pass itself would stay as long as one of its samples
+        for key, row, states in zip(keys, batch.rows, computed, strict=True):
+            kept = states[: len(row.ids)].clone()  # the pass itself would stay as long as one of its samples
             self.cache.put(key, kept, kept.nbytes)
         return computed
+
+
+def _key(row: Row) -> bytes:
+    """A hash of what a layer reads of a sample. What its pictures stand for follows from their places."""
+    pictures = "".join(picture.sha256 for picture in row.sample.pictures)
+    told = (row.ids.tobytes(), row.positions.tobytes(), row.pictured.tobytes(), pictures.encode())
+    made = blake2b(digest_size=20)
+    for part in told:
+        made.update(len(part).to_bytes(8, "little"))
+        made.update(part)
+    return made.digest()
