@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.timeout(600)]  # vLLM takes a minute to start, and the
 
 OF_THE_CALLER = {name: os.environ[name] for name in ("SYNTHQ_VLLM_PYTHON",) if name in os.environ}
 """Noted before tests get an environment of their own."""
-EACH = [pytest.param(name, marks=pytest.mark.vllm) if name == "vllm" else name for name in ENGINES]
+VLLM = (pytest.mark.vllm, pytest.mark.slow)
+EACH = [pytest.param(name, marks=VLLM) if name == "vllm" else name for name in ENGINES]
 
 Serve = Callable[[str], contract.Subject]
 
@@ -67,5 +68,6 @@ def test_only_synthqs_own_engine_tells_log_probabilities_of_all_where_top_p_cuts
 
 
 @pytest.mark.vllm
+@pytest.mark.slow
 def test_the_engines_say_the_same(serve: Serve) -> None:
     assert contract.between(serve("transformers"), serve("vllm"))
