@@ -23,8 +23,8 @@ from typing import Any
 
 from benchmarks.system import free_port, machine
 
-WORLDS = 1000
-"""Seeds of training that a run may use up."""
+WORLDS = 3_200
+"""Seeds of training that a run may use up: 50 updates of 64. Three runs end below the seeds of tuning."""
 
 
 class Proof:
@@ -39,18 +39,26 @@ class Proof:
         self.took: dict[str, float] = json.loads(self._done_path.read_text()) if self._done_path.exists() else {}
 
     def synthq(self, *words: str) -> str:
-        """A command as a user types it; what it prints."""
-        told = subprocess.run(
-            [sys.executable, "-m", "cli.main", *words], env=self._env, stdout=subprocess.PIPE, text=True, check=True
-        )
+        """A command as a user types it; what it prints. Raises CalledProcessError where it fails."""
+        told = self._typed(*words)
+        told.check_returncode()
         return told.stdout
 
+    def _typed(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "cli.main", *words], env=self._env, stdout=subprocess.PIPE, text=True)
+
     def job(self, name: str, kind: str, file: str, *words: str) -> None:
-        """Have a job done, unless it was, and note what it took."""
+        """Have a job done, unless it was, and note what it took; one that was broken off goes on."""
         if name in self.took:
             return
         began = time.monotonic()
-        self.synthq("submit", kind, f"configs/{file}", *words, "--name", name, "--watch")
+        there = self._typed("status", name, "--json")
+        if there.returncode == 0:
+            if json.loads(there.stdout)["state"] in ("failed", "cancelled"):
+                self.synthq("retry", name)
+            self.synthq("watch", name)
+        else:
+            self.synthq("submit", kind, f"configs/{file}", *words, "--name", name, "--watch")
         self.took[name] = time.monotonic() - began
         self._done_path.write_text(json.dumps(self.took, indent=1))
         print(f"{name}: {self.took[name]:.0f} s", flush=True)
@@ -96,7 +104,7 @@ def main() -> None:
     parser.add_argument("--final", default="60000-60199", help="seeds that are kept for this")
     parser.add_argument("--each", type=int, default=2, help="episodes of each")
     parser.add_argument("--folder", default="out/proof")
-    parser.add_argument("rl", nargs="*", help="more words for the rl jobs, after --, such as --iterations 16")
+    parser.add_argument("rl", nargs="*", help="more words for the rl jobs, after --, such as --iterations 50")
     given = parser.parse_args()
     print(machine())
     proof = Proof(given)
