@@ -23,7 +23,7 @@ COLUMNS: Final = 3
 PANEL_INCHES: Final = (4.0, 2.35)
 LEAST: Final = 1e-7
 """Below it a distance is rounding: it is not drawn."""
-PHASES: Final = ("load", "collect", "check", "score", "train", "save", "publish")
+PHASES: Final = ("load", "collect", "check", "score", "value", "train", "save", "publish")
 
 
 @dataclass(frozen=True, slots=True)
