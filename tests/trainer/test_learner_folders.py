@@ -195,6 +195,7 @@ def test_a_learner_that_begins_from_an_adapter_is_where_that_was(tiny_model: Pat
     first = learner(tiny_model, lora=Lora(r=4, alpha=6, target_modules=("q_proj", "down_proj")))
     train(first, plain, range(2))
     sha256 = first.export(tmp_path / "adapter")
+    first.forget_seen()  # a picture that was seen beside others may differ in the last digit
     samples = mixed(plain)
     second = learner(tiny_model, adapter=str(tmp_path / "adapter"), lora=Lora(r=32, alpha=1))
     assert all(np.array_equal(a, b) for a, b in zip(first.logprobs(samples), second.logprobs(samples), strict=True))
