@@ -80,7 +80,7 @@ QUICK: Final = Size(
             'data.final_seeds="50000-50009"',
         ),
     ),
-    judge=("--seeds", "50000-50009"),
+    judge=("--seeds", "50000-50009", *_sets("eval.episodes_per_seed=1")),
 )
 """A few minutes: every part is there, and too little of it to prove anything."""
 
