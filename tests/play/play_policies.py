@@ -104,8 +104,8 @@ class Fragile(Random):
             if trouble["once"]:
                 _file().unlink()
             _HAPPENS[trouble["what"]]()
-        if (get_settings().home / "slow").exists():
-            await asyncio.sleep(0.02)  # so that the rest of the episode outlasts the keeper's next look
+        if (slow := get_settings().home / "slow").exists():
+            await asyncio.sleep(float(slow.read_text()))
         return await super().reply(request)
 
 
@@ -137,8 +137,9 @@ def make_trouble(what: str, *, seed: int, turn: int, once: bool = True) -> None:
 
 
 def end_trouble() -> None:
-    """From here on nothing happens."""
-    _file().unlink()
+    """From here on nothing happens, and no turn takes long."""
+    for file in (_file(), get_settings().home / "slow"):
+        file.unlink(missing_ok=True)
 
 
 def asked() -> list[tuple[int, int]]:
@@ -171,20 +172,29 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _slow_down() -> None:
-    (get_settings().home / "slow").touch()
+def _slow_down(seconds: float = 0.02) -> None:
+    """Let every turn from now on take its time: by default, so that the rest of the episode outlasts the keeper's next look."""
+    (get_settings().home / "slow").write_text(str(seconds))
 
 
-def _drain() -> None:
+def _drain(seconds: float = 0.02) -> None:
     drain_file().parent.mkdir(parents=True, exist_ok=True)
     drain_file().touch()
-    _slow_down()
+    _slow_down(seconds)
 
 
-def _cancel() -> None:
+def _drain_in_a_long_turn() -> None:
+    _drain(600)
+
+
+def _cancel(seconds: float = 0.02) -> None:
     with db.writing() as session:
         lifecycle.cancel(session, session.exec(select(Job)).one())
-    _slow_down()
+    _slow_down(seconds)
+
+
+def _cancel_in_a_long_turn() -> None:
+    _cancel(600)
 
 
 def _lose_the_step() -> None:
@@ -199,7 +209,9 @@ _HAPPENS = {
     "database": _lose_the_database,
     "die": _die,
     "drain": _drain,
+    "drain in a long turn": _drain_in_a_long_turn,
     "cancel": _cancel,
+    "cancel in a long turn": _cancel_in_a_long_turn,
     "lose": _lose_the_step,
     "slow": _slow_down,
 }

@@ -306,14 +306,27 @@ def test_a_drain_hands_the_step_back_with_a_snapshot() -> None:
     row = episode(job_id)
     assert row.state == "running"
     assert row.snapshot is not None
-    assert 10 < row.turns < LONG
+    assert 10 <= row.turns < LONG
     assert len(turn_rows(row.id)) == row.turns
     (step,) = play_steps(job_id)
     assert (step.state, step.attempt, step.reason) == ("queued", 0, "the worker is asked to stop")
     drain_file().unlink()
     whole(job_id)
     assert play_steps(job_id)[0].attempt == 1
-    assert Counter(asked())[1, row.turns] == Counter(asked())[1, row.turns - 1]
+    assert Counter(asked())[1, row.turns - 1] == 1
+
+
+def test_a_drain_gives_up_the_turn_that_is_under_way_and_it_is_played_again() -> None:
+    make_trouble("drain in a long turn", seed=1, turn=10)
+    job_id = submit()
+    assert work() == 1
+    row = episode(job_id)
+    assert (row.state, row.turns) == ("running", 10)
+    assert asked()[-1] == (1, 10)
+    drain_file().unlink()
+    end_trouble()
+    whole(job_id)
+    assert Counter(asked()) == {(1, turn): 1 + (turn == 10) for turn in range(LONG)}
 
 
 def test_a_cancelled_eval_keeps_what_was_played_and_a_retry_goes_on_from_there() -> None:
@@ -329,6 +342,15 @@ def test_a_cancelled_eval_keeps_what_was_played_and_a_retry_goes_on_from_there()
     whole(job_id)
     assert episode(job_id).id == row.id
     assert Counter(asked())[1, row.turns - 1] == 1
+
+
+def test_a_cancellation_does_not_wait_for_the_turn_that_is_under_way() -> None:
+    make_trouble("cancel in a long turn", seed=1, turn=10)
+    job_id = submit()
+    assert finish(job_id).state == "cancelled"
+    row = episode(job_id)
+    assert row.turns == len(turn_rows(row.id)) == 10
+    assert asked()[-1] == (1, 10)
 
 
 def test_an_episode_that_a_cancellation_cut_short_is_not_counted_as_failed() -> None:
