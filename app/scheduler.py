@@ -113,8 +113,9 @@ class Scheduler:
             self._tended_at = time.monotonic()
 
     def _sleep(self) -> None:
+        owed = self._tended_at < self._rounded_at  # this round came too soon after a look, and what it was nudged for may wait
         try:
-            if broker.wait_for_nudge(get_settings().poll_s):
+            if broker.wait_for_nudge(TEND_S if owed else get_settings().poll_s):
                 self._stop.wait(max(0.0, self._rounded_at + SHORTEST_ROUND_S - time.monotonic()))
         except BrokerUnavailable:
             self._stop.wait(get_settings().poll_s)

@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 from core import kit
 from core.kit import Broker, Process, short_folder
+from core.serving import BASE, row, submit_play, up, use
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from app import claims, db, migrate
+from app import broker as broker_module
+from app import claims, db, migrate, scheduler
+from app.endpoints import publish
 from app.models import Queue
 from app.scheduler import Scheduler
 
@@ -52,6 +55,7 @@ def scheduling() -> Iterator[threading.Thread]:
         assert thread.is_alive(), "the scheduler ended by itself"
     finally:
         scheduler.stop()
+        broker_module.nudge()  # it may sleep for long
         thread.join(10)
     assert not thread.is_alive()
 
@@ -107,6 +111,21 @@ def test_a_locked_database_is_an_outage_that_the_scheduler_waits_out(
                 assert thread.is_alive(), "an outage ended the scheduler"
             other.execute("ROLLBACK")
         takes_back_a_lost_step()
+
+
+def test_what_is_published_just_after_a_look_does_not_wait_for_the_next_poll(
+    broker: Broker, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "TEND_S", 1.0)  # so that all that follows the first look is within it
+    with kit.use_settings(SYNTHQ_POLL_S="600", SYNTHQ_RECONCILE_S="600"):
+        job, endpoint = submit_play(use(label="model:/line", line="x")), up(base="")
+        with scheduling():
+            kit.until(lambda: row(endpoint).desired.get("base") == BASE, 10, "the endpoint is told what to serve")
+            kit.write("UPDATE job SET state = 'running' WHERE id = :id", id=job.id)
+            with db.writing() as session:
+                publish.publish(session, job.id, BASE, "/versions/1", sha256="1" * 64, version=1)
+            broker_module.nudge()
+            kit.until(lambda: row(endpoint).desired["adapters"], 10, "the endpoint is told of the version")
 
 
 def test_a_mistake_in_a_statement_is_no_outage(sqlite_store: str) -> None:
