@@ -166,7 +166,7 @@ def _lines(axis: Any, columns: Columns, panel: Panel) -> None:
         axis.set_yscale("log", nonpositive="mask")
         axis.set_ylim(bottom=max(LEAST, axis.get_ylim()[0]))
     if drawn > 1:
-        axis.legend(loc="best", fontsize=7)
+        axis.legend(loc="best", fontsize=7, frameon=True, framealpha=0.75, edgecolor="none")
 
 
 def _scaled(column: Column, scale: float) -> list[tuple[int, float | None]]:
@@ -198,4 +198,5 @@ def _stack(axis: Any, columns: Columns, stack: Stack) -> None:
         for at, height in zip(places, heights, strict=True):
             floor[at] += height
     axis.legend(loc="upper left", fontsize=7, ncols=2)
-    axis.set_ylim(0, 1.45 * max(floor.values(), default=1.0) or 1.0)
+    room = 1.12 + 0.14 * math.ceil(len(axis.get_legend().get_texts()) / 2)  # above the bars, for the lines of the legend
+    axis.set_ylim(0, room * max(floor.values(), default=1.0) or 1.0)
